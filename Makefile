@@ -1,0 +1,50 @@
+# The two commands: `make demo` sets everything up and runs the main job on real data,
+# `make test` sets everything up and passes all tests.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+READY   = $(VENV)/.ready
+
+.PHONY: help setup demo test test-light test-long test-device-env lint format bench schema clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: $(READY) ## a virtual environment with the builder, the runtime and the tools
+
+$(READY): pyproject.toml constraints.txt scripts/setup.sh
+	PYTHON="$(PYTHON)" sh scripts/setup.sh $(VENV) '.[builder,demo,dev]' constraints.txt
+	@touch $@
+
+demo: setup ## train on digits, bundle, verify, classify; then one full-size model
+	$(BIN)/python examples/demo.py
+
+test: setup ## all tests that fit 20 minutes on two cores
+	$(BIN)/python -m pytest -q -m "not long"
+
+test-light: setup ## the runtime on Python 3.9, without torch
+	sh scripts/test_light.sh $(BIN)/python
+
+test-long: setup ## what does not fit; its last result is docs/test-long.md
+	$(BIN)/python -m pytest -m long --durations=0
+
+test-device-env: setup ## the vendor's environment: Python 3.9, torch 2.0.1, timm 0.6.13 (4.5 GB)
+	sh scripts/test_device_env.sh $(BIN)/python
+
+lint: setup ## ruff, mypy, pyright, import-linter
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+bench: setup ## speed and memory beside what a user would use instead
+	$(BIN)/python -m benchmarks
+
+schema: setup ## write the generated files anew: JSON Schemas
+	$(BIN)/python -m vitaie.manifests.schema
+
+clean:
+	rm -rf $(VENV) .venv-light .venv-device build

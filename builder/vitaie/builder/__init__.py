@@ -1,0 +1,1 @@
+"""Checkpoint to bundle: the only part that needs torch, timm and onnx."""

@@ -1,0 +1,401 @@
+"""From a checkpoint to a published bundle: the builder's whole way, in order.
+
+    checkpoint ─ convert ─► module ─ export ─► model.ts ─► model.onnx
+    photographs ─ preprocess ─► goldens ───────────┴─► logits ─► manifest ─ verify ─► publish
+
+The module's own logits are taken first; whatever is made after it, from the files as they
+will ship, must give them again, or nothing is published.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import importlib
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from vitaie.builder import toolchain
+from vitaie.builder.checkpoint import Checkpoint, check, read_checkpoint
+from vitaie.builder.goldens import Golden, encode_npy, encode_png, read_goldens
+from vitaie.builder.module import convert
+from vitaie.builder.onnx_graph import INPUT, OUTPUT, export_onnx
+from vitaie.builder.store import publication
+from vitaie.builder.torchscript import StoredTensor, export_torchscript
+from vitaie.manifests.card import Card, load_card
+from vitaie.manifests.digests import CHUNK_SIZE, CHUNKED_ABOVE, sha256
+from vitaie.manifests.errors import BuildError, CheckpointError, TargetUnavailable
+from vitaie.manifests.manifest import Manifest
+from vitaie.runtime._bundle import MANIFEST_NAME, open_bundle
+from vitaie.runtime._model import choose_target, open_engine
+from vitaie.runtime._verify import Verdict, relative_difference, silent, verify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from vitaie.manifests.card import Profile
+
+ONNX_TARGET = "onnxruntime-cpu-fp32"
+TORCHSCRIPT_TARGET = "torchscript-cpu-fp32"
+TARGETS = (ONNX_TARGET, TORCHSCRIPT_TARGET)
+TOLERANCE = 1e-4
+"""What a target's logits may differ from the source model's, relative to the largest logit."""
+
+RANDOM_BATCHES = (1, 3)
+STEPS = (
+    "checkpoint",
+    "goldens",
+    "module",
+    "reference logits",
+    "model.ts",
+    "model.onnx",
+    "targets against the module",
+    "verify",
+    "publish",
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``vitaie-build bundle`` was asked for, beside the variant and the checkpoint."""
+
+    store: Path = Path("bundles")
+    version: str | None = None
+    preprocess: Profile | None = None
+    goldens: tuple[Path, ...] = ()
+    targets: tuple[str, ...] = ()
+    optim_level: int = 2
+
+
+class Built(NamedTuple):
+    """A published bundle and the verdict it passed."""
+
+    path: Path
+    verdict: Verdict
+
+
+class _Probe(NamedTuple):
+    """An input batch, float32 [B, 3, S, S], and the module's logits on it, float32 [B, classes]."""
+
+    batch: NDArray[np.float32]
+    logits: NDArray[np.float32]
+
+
+def build_bundle(
+    variant: str,
+    checkpoint: Path,
+    options: Options | None = None,
+    *,
+    progress: Callable[[str], None] | None = None,
+) -> Built:
+    """Make a bundle from a checkpoint, and publish it once every check has passed.
+
+    Args:
+        variant: A variant's name, or the path of a card file.
+        checkpoint: The ``.npz`` file.
+        options: All else.
+        progress: Called with each of ``STEPS`` as it starts.
+
+    Raises:
+        InputError: The variant, the checkpoint, a golden or an option is at fault.
+        BuildError: Something made from the checkpoint does not give its logits.
+        StoreError: The version exists, or another process is building this name.
+        DiskError: The disk refused. In every case the store is as it was.
+    """
+    options = options or Options()
+    say = progress or silent
+    _check_targets(options.targets)
+    say("checkpoint")
+    card = load_card(variant)
+    profile = options.preprocess or card.profiles[0]
+    spec = card.preprocess(profile)
+    facts = toolchain.describe(_command(variant, checkpoint, profile, options))
+    with ExitStack() as stack:
+        arrays = stack.enter_context(read_checkpoint(checkpoint))
+        check(arrays, card)
+        draft = stack.enter_context(publication(options.store, card.name, options.version))
+        say("goldens")
+        goldens = read_goldens(options.goldens, spec)
+        say("module")
+        module = convert(arrays, card.model)
+        source = _source(arrays, checkpoint, card)
+        say("reference logits")
+        probes = _probe(module, goldens, card)
+        say("model.ts")
+        tensors = export_torchscript(module, card.model.image_size, draft.folder / "model.ts")
+        del module
+        gc.collect()  # torch's traced modules sit in reference cycles
+        say("model.onnx")
+        graph = export_onnx(card.model, tensors)
+        fields: dict[str, Any] = {
+            "name": card.name,
+            "version": draft.version,
+            "source": source,
+            **_interface(card),
+            "preprocess": spec.model_dump(mode="json"),
+            "weights": [_weight(tensor) for tensor in tensors],
+            "accuracy": [],
+            "performance": [],
+            "expected": card.expected(profile).model_dump(mode="json"),
+            "toolchain": facts,
+        }
+        say("targets against the module")
+        roles = _write_files(draft.folder, card, goldens, graph)
+        files = _artifacts(draft.folder, roles)
+        placeholder = np.zeros(card.model.classes, np.float32)
+        _write_manifest(
+            draft.folder,
+            fields,
+            files,
+            list(zip(goldens, [placeholder] * len(goldens))),
+            [_target(name, options.optim_level, _NOT_YET) for name in TARGETS],
+        )
+        logits = _run_targets(draft.folder, probes, len(goldens))
+        _write_manifest(
+            draft.folder,
+            fields,
+            files,
+            [(golden, row[0]) for golden, row in zip(goldens, logits[TORCHSCRIPT_TARGET])],
+            [
+                _target(
+                    name, options.optim_level, _agreement(logits[name], logits[TORCHSCRIPT_TARGET])
+                )
+                for name in TARGETS
+            ],
+        )
+        say("verify")
+        verdict = verify(draft.folder)
+        _check_verdict(verdict)
+        say("publish")
+        return Built(draft.publish(), verdict)
+
+
+def _check_targets(targets: Sequence[str]) -> None:
+    for target in targets:
+        if target not in (*TARGETS, "cpu"):
+            raise TargetUnavailable(
+                "E_TARGET_UNAVAILABLE",
+                target,
+                expected=" or ".join(TARGETS),
+                hint="This vitaie builds for the CPU only.",
+            )
+
+
+def _command(variant: str, checkpoint: Path, profile: str, options: Options) -> list[str]:
+    """Return the command that gives this content again, inputs named without their folders."""
+    command = ["vitaie-build", "bundle", Path(variant).name, "--checkpoint", checkpoint.name]
+    command += ["--preprocess", profile, "--optim-level", str(options.optim_level)]
+    for golden in options.goldens:
+        command += ["--golden", golden.name]
+    return command
+
+
+def _source(arrays: Checkpoint, checkpoint: Path, card: Card) -> dict[str, Any]:
+    """Digest the file the arrays were read from, and see that it held still meanwhile."""
+    source = {
+        "file": checkpoint.name,
+        "size": arrays.size,
+        "sha256": arrays.sha256,
+        "layout": "augreg-npz",
+        "variant": card.name,
+        "card_sha256": card.sha256,
+    }
+    arrays.check_unchanged()
+    return source
+
+
+def _probe(module: Any, goldens: Sequence[Golden], card: Card) -> list[_Probe]:
+    """Run the module on each golden, then on seeded random batches."""
+    torch: Any = importlib.import_module("torch")
+    random = np.random.default_rng(0)
+    size = card.model.image_size
+    batches = [golden.tensor[np.newaxis] for golden in goldens] + [
+        random.uniform(-1, 1, (batch, 3, size, size)).astype(np.float32) for batch in RANDOM_BATCHES
+    ]
+    with torch.inference_mode():
+        probes = [_Probe(batch, module(torch.from_numpy(batch)).numpy()) for batch in batches]
+    if not all(np.isfinite(probe.logits).all() for probe in probes):
+        raise CheckpointError("E_CHECKPOINT_LOGITS", card.name, hint="Train it again.")
+    return probes
+
+
+def _write_files(
+    folder: Path, card: Card, goldens: Sequence[Golden], graph: bytes
+) -> dict[str, str]:
+    """Write all that is known before a target has run; return every file's role, by path."""
+    lines = "".join(f"{label.id}\t{label.name}\n" for label in card.labels)
+    files = {"model.onnx": ("onnx", graph), "labels.txt": ("labels", lines.encode("utf-8"))}
+    for golden in goldens:
+        files[golden.source] = ("golden_source", golden.data)
+        files[golden.crop_path] = ("golden_crop", encode_png(golden.crop))
+    (folder / "golden").mkdir()
+    for path, (_, data) in files.items():
+        (folder / path).write_bytes(data)
+    return {"model.ts": "torchscript", **{path: role for path, (role, _) in files.items()}}
+
+
+def _interface(card: Card) -> dict[str, Any]:
+    size, classes = card.model.image_size, card.model.classes
+    return {
+        "model": card.model_info().model_dump(mode="json"),
+        "inputs": [{"name": INPUT, "dtype": "float32", "shape": ["batch", 3, size, size]}],
+        "outputs": [{"name": OUTPUT, "dtype": "float32", "shape": ["batch", classes]}],
+    }
+
+
+def _weight(tensor: StoredTensor) -> dict[str, Any]:
+    return {
+        "name": tensor.name,
+        "dtype": "float32",
+        "shape": list(tensor.shape),
+        "offset": tensor.offset,
+        "length": tensor.length,
+    }
+
+
+def _write_manifest(
+    folder: Path,
+    fields: dict[str, Any],
+    files: list[dict[str, Any]],
+    goldens: Sequence[tuple[Golden, NDArray[np.float32]]],
+    targets: list[dict[str, Any]],
+) -> None:
+    """Write the goldens' logits, float32 [classes] each, and the manifest that names them."""
+    for golden, logits in goldens:
+        (folder / golden.logits_path).write_bytes(encode_npy(logits))
+    written = {golden.logits_path: "golden_logits" for golden, _ in goldens}
+    manifest = Manifest.create(
+        {
+            **fields,
+            "artifacts": files + _artifacts(folder, written),
+            "goldens": [golden.fields(logits) for golden, logits in goldens],
+            "targets": targets,
+        }
+    )
+    (folder / MANIFEST_NAME).write_bytes(manifest.to_bytes())
+
+
+def _run_targets(
+    folder: Path, probes: Sequence[_Probe], goldens: int
+) -> dict[str, list[NDArray[np.float32]]]:
+    """Run every target on the staged files; return its logits on the goldens, by target.
+
+    The staged folder already opens as a bundle, its goldens' logits and agreement still to be
+    filled in: what is compared with the module is what ships, read as users read it.
+
+    Raises:
+        BuildError: A target does not give the module's logits on a golden or a random batch.
+    """
+    logits: dict[str, list[NDArray[np.float32]]] = {}
+    for name in TARGETS:
+        with open_bundle(folder) as bundle:
+            target = choose_target(bundle.manifest, name)
+            engine = open_engine(bundle, target, None)
+        with _one_thread():
+            got = [engine.logits(probe.batch) for probe in probes[:goldens]]
+        got += [engine.logits(probe.batch) for probe in probes[goldens:]]
+        del engine
+        gc.collect()  # one set of weights at a time; torch's sit in reference cycles
+        for probe, result in zip(probes, got):
+            _check_agreement(name, result, probe)
+        logits[name] = got[:goldens]
+    return logits
+
+
+@contextmanager
+def _one_thread() -> Generator[None, None, None]:
+    """Let torch use one thread: the goldens' logits are then the same on any number of cores."""
+    torch: Any = importlib.import_module("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _check_agreement(target: str, got: NDArray[np.float32], probe: _Probe) -> None:
+    if got.shape != probe.logits.shape:
+        raise BuildError(
+            "E_BUILD_DISAGREES", target, expected=list(probe.logits.shape), got=list(got.shape)
+        )
+    difference = relative_difference(got, probe.logits)
+    if difference > TOLERANCE:
+        raise BuildError(
+            "E_BUILD_DISAGREES",
+            target,
+            field=f"batch of {len(probe.batch)}",
+            expected=f"at most {TOLERANCE:.0e} of the largest logit",
+            got=f"{difference:.1e}",
+        )
+
+
+def _agreement(
+    logits: Sequence[NDArray[np.float32]], source: Sequence[NDArray[np.float32]]
+) -> dict[str, Any]:
+    """Return how a target's logits on the goldens differ from the source model's."""
+    pairs = list(zip(logits, source))
+    return {
+        "images": len(pairs),
+        "max_abs_diff": max(float(np.abs(got - expected).max()) for got, expected in pairs),
+        "max_rel_diff": max(relative_difference(got, expected) for got, expected in pairs),
+        "top1_equal": sum(int(got.argmax() == expected.argmax()) for got, expected in pairs),
+    }
+
+
+_NOT_YET = {"images": 1, "max_abs_diff": 0.0, "max_rel_diff": 0.0, "top1_equal": 0}
+
+
+def _target(name: str, optim_level: int, agreement: dict[str, Any]) -> dict[str, Any]:
+    """Return the manifest's entry; ``Manifest.create`` puts the digest in."""
+    onnx = name == ONNX_TARGET
+    package = "onnxruntime" if onnx else "torch"
+    return {
+        "id": name,
+        "backend": "onnxruntime" if onnx else "torchscript",
+        "device": "cpu",
+        "precision": "fp32",
+        "optim_level": optim_level if onnx else 0,
+        "batch_sizes": [],
+        "files": ["model.onnx", "model.ts"] if onnx else ["model.ts"],
+        "options": {},
+        "toolchain": {package: toolchain.version(package)},
+        "operators_outside": [],
+        "tolerance": TOLERANCE,
+        "agreement": agreement,
+        "target_digest": "0" * 64,
+    }
+
+
+def _artifacts(folder: Path, roles: dict[str, str]) -> list[dict[str, Any]]:
+    """Return the manifest's entries of the staged files, each read and hashed once."""
+    return [_artifact(folder, path, roles[path]) for path in sorted(roles)]
+
+
+def _artifact(folder: Path, path: str, role: str) -> dict[str, Any]:
+    whole, chunks, size = hashlib.sha256(), list[str](), 0
+    with open(folder / path, "rb") as file:
+        while chunk := file.read(CHUNK_SIZE):
+            whole.update(chunk)
+            chunks.append(sha256(chunk))
+            size += len(chunk)
+    return {
+        "path": path,
+        "role": role,
+        "size": size,
+        "sha256": whole.hexdigest(),
+        "chunks": chunks if size > CHUNKED_ABOVE else [],
+    }
+
+
+def _check_verdict(verdict: Verdict) -> None:
+    for claim in verdict.claims:
+        if claim.status != "true":
+            raise BuildError("E_BUILD_DISAGREES", claim.claim, got=claim.detail)

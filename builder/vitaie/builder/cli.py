@@ -1,0 +1,230 @@
+"""``vitaie-build``: from checkpoints to bundles."""
+
+# No postponed annotations here: on Python 3.9 typer reads Annotated only when it is evaluated.
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from vitaie.manifests.errors import InputError, TargetUnavailable, printable
+from vitaie.runtime._cli import verify_command
+from vitaie.runtime._command import Json, Quiet, new_app, print_json, run, steps, suggest
+
+if TYPE_CHECKING:
+    from vitaie.manifests.card import Profile
+
+_PROFILES: dict[str, "Profile"] = {"timm": "timm", "modelzoo": "modelzoo"}
+
+app = new_app("Make, check and describe Vision Transformer bundles.")
+
+
+@app.callback()
+def _root() -> None:
+    """Keep sub-commands even when there is only one."""
+
+
+@app.command()
+def variants(as_json: Json = False, quiet: Quiet = False) -> None:
+    """List the variants known, with file name, input size and published accuracy.
+
+    Example: vitaie-build variants --json
+    """
+    from vitaie.manifests.card import known_cards
+    from vitaie.manifests.outputs import VariantOutput, VariantsOutput
+
+    cards = known_cards()
+    if as_json:
+        rows = [
+            VariantOutput(
+                name=card.name,
+                checkpoint=card.checkpoint,
+                model=card.model_info(),
+                preprocess=[card.preprocess(profile) for profile in card.profiles],
+                expected=[card.expected(profile) for profile in card.profiles],
+            )
+            for card in cards
+        ]
+        print_json(VariantsOutput(variants=rows))
+    else:
+        for card in cards:
+            model = card.model
+            print(
+                f"{card.name:<22}{model.image_size} px, patches of {model.patch_size},"
+                f" {card.gflop:.2f} GFLOP, {card.parameters / 1e6:.1f} M parameters"
+            )
+            print(f"    {card.checkpoint}")
+            for profile in card.profiles:
+                for figure in card.expected(profile).accuracy:
+                    top5 = "" if figure.top5 is None else f", top-5 {figure.top5}"
+                    print(f"    {profile}: top-1 {figure.top1}{top5} published by {figure.source}")
+    suggest(quiet, "vitaie-build", "bundle", cards[0].name, "--checkpoint", cards[0].checkpoint)
+
+
+@app.command()
+def checkpoint(
+    file: Annotated[Path, typer.Argument(metavar="FILE.npz", help="A checkpoint.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say which variant a checkpoint's arrays are, or what is wrong with them.
+
+    Example: vitaie-build checkpoint vit_base_patch16_224.npz
+    """
+    from vitaie.builder.checkpoint import describe
+    from vitaie.manifests.outputs import CheckpointOutput
+
+    found = describe(file)
+    if as_json:
+        print_json(
+            CheckpointOutput(
+                file=str(file),
+                variant=found.variant,
+                size=found.size,
+                sha256=found.sha256,
+                arrays=found.members,
+                parameters=found.parameters,
+            )
+        )
+    else:
+        print(
+            f"{printable(file)}: {found.variant}, {found.members} arrays,"
+            f" {found.parameters:,} parameters, {found.size:,} bytes\nsha256 {found.sha256}"
+        )
+    suggest(quiet, "vitaie-build", "bundle", found.variant, "--checkpoint", file)
+
+
+@app.command()
+def bundle(
+    variant: Annotated[
+        str, typer.Argument(metavar="VARIANT", help="A variant's name, or a card file (.toml).")
+    ],
+    checkpoint: Annotated[
+        Path, typer.Option("--checkpoint", metavar="FILE.npz", help="The arrays.")
+    ],
+    store: Annotated[
+        Path, typer.Option("--store", metavar="DIR", help="Where bundles are kept.")
+    ] = Path("bundles"),
+    version: Annotated[
+        Optional[str], typer.Option("--version", metavar="X.Y.Z", help="The next one otherwise.")
+    ] = None,
+    preprocess: Annotated[
+        Optional[str],
+        typer.Option("--preprocess", metavar="timm|modelzoo", help="The card's first otherwise."),
+    ] = None,
+    golden: Annotated[
+        Optional[list[Path]],
+        typer.Option("--golden", metavar="FILE", help="Photographs instead of ours (repeatable)."),
+    ] = None,
+    target: Annotated[
+        Optional[list[str]],
+        typer.Option("--target", metavar="ID", help="cpu: both CPU targets are always built."),
+    ] = None,
+    optim_level: Annotated[
+        str,
+        typer.Option(
+            "--optim-level",
+            metavar="0|1|2",
+            help="ONNX Runtime's graph optimisation: none, basic, all.",
+        ),
+    ] = "2",
+    skip_measure: Annotated[
+        bool, typer.Option("--skip-measure", help="Measure neither accuracy nor speed.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a bundle from a checkpoint; print its path as the last line.
+
+    Everything is checked against the checkpoint before anything is published.
+
+    Example: vitaie-build bundle vit_base_patch16_224 --checkpoint vit_base_patch16_224.npz
+    """
+    del skip_measure  # nothing is measured by this version, asked for or not
+    _need_builder()
+    from vitaie.builder.build import STEPS, Options, build_bundle
+    from vitaie.manifests.outputs import BundleOutput, ClaimOutput
+
+    options = Options(
+        store=store,
+        version=version,
+        preprocess=_profile(preprocess),
+        goldens=tuple(golden or ()),
+        targets=tuple(target or ()),
+        optim_level=_level(optim_level),
+    )
+    with steps(STEPS, quiet) as start:
+        built = build_bundle(variant, checkpoint, options, progress=start)
+    manifest = built.verdict.manifest
+    suggest(quiet, "vitaie", "verify", built.path)
+    if as_json:
+        print_json(
+            BundleOutput(
+                path=str(built.path),
+                name=manifest.name,
+                version=manifest.version,
+                content_digest=manifest.content_digest,
+                size=sum(artifact.size for artifact in manifest.artifacts),
+                claims=[ClaimOutput(**claim._asdict()) for claim in built.verdict.claims],
+            )
+        )
+    else:
+        print(built.path)
+
+
+@app.command()
+def doctor(as_json: Json = False, quiet: Quiet = False) -> None:
+    """Say what this machine has: packages, devices, and what each target still needs.
+
+    Example: vitaie-build doctor
+    """
+    from vitaie.builder.doctor import examine
+
+    found = examine()
+    if as_json:
+        print_json(found)
+    else:
+        print(f"Python {found.python} on {found.machine}, {found.processors} processors")
+        for name, version in found.packages.items():
+            print(f"  {name:<14}{version}")
+        print("devices: " + (", ".join(found.devices) or "no Ascend device is seen"))
+        for item in found.targets:
+            state = "builds and runs" if item.builds and item.runs else f"needs {item.needs}"
+            print(f"  {item.id:<24}{state}")
+    suggest(quiet, "vitaie-build", "variants")
+
+
+def _profile(name: Optional[str]) -> Optional["Profile"]:
+    if name is not None and name not in _PROFILES:
+        raise InputError("E_ARGUMENT", "--preprocess", expected="timm or modelzoo", got=name)
+    return None if name is None else _PROFILES[name]
+
+
+def _level(text: str) -> int:
+    if text == "auto":
+        raise TargetUnavailable(
+            "E_TARGET_UNAVAILABLE",
+            "--optim-level auto",
+            hint="This version measures no speed to choose by; name 0, 1 or 2.",
+        )
+    if text not in ("0", "1", "2"):
+        raise InputError("E_ARGUMENT", "--optim-level", expected="0, 1 or 2", got=text)
+    return int(text)
+
+
+def _need_builder() -> None:
+    for package in ("torch", "torchvision", "timm", "onnx"):
+        if importlib.util.find_spec(package) is None:
+            raise TargetUnavailable(
+                "E_EXTRA_MISSING", package, hint="Run: pip install 'vitaie[builder]'"
+            )
+
+
+app.command("verify")(verify_command)
+
+
+def main() -> None:
+    """Run the command line."""
+    sys.exit(run(app, "vitaie-build"))

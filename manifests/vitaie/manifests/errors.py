@@ -1,0 +1,135 @@
+"""Every error a user can cause, as one tree with one list of codes.
+
+    VitaieError
+    ├── BundleError            the bundle does not open (exit 1)
+    │   └── ManifestError      its manifest.json is at fault
+    ├── InputError             any other bad input (exit 2)
+    │   ├── CardError          a variant card
+    │   ├── CheckpointError    an .npz checkpoint
+    │   └── ImageError         an image
+    ├── BuildError             an artifact disagrees with its source; nothing is published (exit 1)
+    ├── StoreError             exists or locked (exit 4)
+    ├── DiskError              disk or I/O (exit 5)
+    └── TargetUnavailable      not available here: a device, an extra (exit 6)
+
+The codes, their exit codes and sentences live in ``error_codes.json``, which the C++ loader
+reads too: one list, so both languages say the same. A command line prints ``str(error)``,
+which is always one line, and exits with ``error.exit_code``.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+
+class ErrorCode(NamedTuple):
+    """One row of the list: the exit code of the commands, and what is wrong, in a sentence."""
+
+    exit_code: int
+    sentence: str
+
+
+@lru_cache(maxsize=1)
+def error_codes() -> dict[str, ErrorCode]:
+    """Return the one list of error codes, by code."""
+    text = (Path(__file__).parent / "error_codes.json").read_text(encoding="utf-8")
+    return {code: ErrorCode(row["exit"], row["sentence"]) for code, row in json.loads(text).items()}
+
+
+def printable(text: object, limit: int = 200) -> str:
+    """Return ``text`` on one line, control characters escaped, cut to ``limit`` characters.
+
+    Names come from hostile files; what reaches a terminal must not steer it.
+    """
+    escaped = "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "replace").decode("ascii")
+        for char in str(text)
+    )
+    return escaped if len(escaped) <= limit else escaped[: limit - 1] + "…"
+
+
+class VitaieError(Exception):
+    """What a user can cause. ``str()`` is one line: code, where, what, expected, got, what to do.
+
+    Args:
+        code: A code of ``error_codes.json``.
+        where: The file, folder or argument at fault.
+        field: The place inside it: a manifest's field path, a checkpoint's member.
+        expected: What should have been there.
+        got: What was there.
+        hint: What to do next.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        where: object,
+        *,
+        field: str = "",
+        expected: object = None,
+        got: object = None,
+        hint: str = "",
+    ) -> None:
+        """Look the code up, so that an unlisted one fails where it is raised."""
+        self.exit_code, self.sentence = error_codes()[code]
+        self.code = code
+        self.where = printable(where)
+        self.field = printable(field)
+        self.expected = None if expected is None else printable(expected)
+        self.got = None if got is None else printable(got)
+        self.hint = printable(hint, 400)
+        super().__init__(self._line())
+
+    def _line(self) -> str:
+        place = f"{self.where}: {self.field}" if self.field else self.where
+        facts = [
+            f"{name} {value}"
+            for name, value in (("expected", self.expected), ("got", self.got))
+            if value is not None
+        ]
+        detail = f" ({', '.join(facts)})" if facts else ""
+        advice = f" {self.hint}" if self.hint else ""
+        return f"{self.code}: {place}: {self.sentence}{detail}.{advice}"
+
+
+class BundleError(VitaieError):
+    """A bundle that does not open: anything missing, extra, changed or malformed."""
+
+
+class ManifestError(BundleError):
+    """A ``manifest.json`` that is malformed, changed, or of a newer format."""
+
+
+class InputError(VitaieError):
+    """Bad input or usage that is not a bundle."""
+
+
+class CardError(InputError):
+    """A variant that is unknown, or a card file that is malformed."""
+
+
+class CheckpointError(InputError):
+    """A file that is not a checkpoint of the variant asked for."""
+
+
+class ImageError(InputError):
+    """A file or array that is not an image the bundle's preprocessing takes."""
+
+
+class BuildError(VitaieError):
+    """An artifact that disagrees with the model it was made from."""
+
+
+class StoreError(VitaieError):
+    """A version that exists already, or a name that another process is building."""
+
+
+class DiskError(VitaieError):
+    """The disk or the file system refused."""
+
+
+class TargetUnavailable(VitaieError):
+    """A target, an extra or a device that this machine does not have."""

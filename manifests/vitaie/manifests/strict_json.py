@@ -1,0 +1,143 @@
+"""JSON, read strictly: what two parsers could read in two ways is refused, with its place.
+
+A manifest is read by more than one language. Duplicate keys, NaN, integers that a double cannot
+hold and half characters are where parsers differ, so none of them gets as far as a field.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, NamedTuple, Union, cast
+
+from vitaie.manifests.errors import ManifestError
+
+MAX_DEPTH = 16
+"""Objects and arrays inside each other, the outermost one counted."""
+
+MAX_INT = 2**53 - 1
+"""The largest integer that every language's double holds exactly, and its neighbours too."""
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_BAD_CHARACTER = re.compile("[\x00\ud800-\udfff]")
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """An object as it stands in the text, before its keys are known to differ."""
+
+
+class _BadNumber(NamedTuple):
+    """A number that a manifest cannot hold, kept until its place is known."""
+
+    text: str
+
+
+def parse_object(data: bytes, *, where: str, limit: int) -> dict[str, Any]:
+    """Return the JSON object in ``data``, in time linear in its length.
+
+    Steps, in this order: size, encoding, depth, syntax, then keys, numbers and strings in the
+    order of the text, and last that the whole is an object.
+
+    Raises:
+        ManifestError: For more than ``limit`` bytes, a byte order mark, invalid UTF-8, more or
+            less than one JSON value, a duplicate key, a number that is not finite or an integer
+            outside ±(2^53 - 1), a NUL or a lone surrogate in a string, or nesting deeper than 16.
+    """
+    if len(data) > limit:
+        raise ManifestError(
+            "E_MANIFEST_TOO_LARGE", where, expected=f"at most {limit} bytes", got=len(data)
+        )
+    text = _decode(data, where)
+    _check_depth(data, where)
+    value = _Checker(where).plain(_parse(text, where), "")
+    if not isinstance(value, dict):
+        raise ManifestError("E_MANIFEST_NOT_OBJECT", where, expected="{…}", got=text)
+    return cast("dict[str, Any]", value)
+
+
+def _decode(data: bytes, where: str) -> str:
+    if data.startswith(_BYTE_ORDER_MARK):
+        raise ManifestError("E_MANIFEST_ENCODING", where, got="a byte order mark")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ManifestError(
+            "E_MANIFEST_ENCODING", where, got=f"{error.reason} at byte {error.start}"
+        ) from None
+
+
+def _check_depth(data: bytes, where: str) -> None:
+    """Refuse deep nesting before a recursive parser meets it.
+
+    Without its escapes, a JSON text has a quote only where a string begins or ends, so every
+    second piece between quotes is outside of strings.
+    """
+    unescaped = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    outside = b"".join(unescaped.split(b'"')[::2])
+    depth = 0
+    for bracket in outside.translate(None, _ALL_BUT_BRACKETS):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > MAX_DEPTH:
+            raise ManifestError("E_MANIFEST_DEPTH", where)
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=_Pairs,
+            parse_int=_integer,
+            parse_float=_real,
+            parse_constant=_BadNumber,
+        )
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno} column {error.colno}"
+        raise ManifestError("E_MANIFEST_JSON", where, got=f"{error.msg}, {place}") from None
+
+
+def _integer(text: str) -> Union[int, _BadNumber]:
+    """Return a JSON integer, without first making a number of a million digits."""
+    if len(text) > len(str(-MAX_INT)) or abs(int(text)) > MAX_INT:
+        return _BadNumber(text)
+    return int(text)
+
+
+def _real(text: str) -> Union[float, _BadNumber]:
+    value = float(text)
+    return value if math.isfinite(value) else _BadNumber(text)
+
+
+class _Checker:
+    """The walk over a parsed text that knows the place of each value."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def plain(self, value: object, path: str) -> object:
+        """Return ``value`` as dict, list, str, int, float, bool and None; refuse the rest."""
+        if isinstance(value, _Pairs):
+            return self._object(value, path)
+        if isinstance(value, list):
+            items = cast("list[object]", value)
+            return [self.plain(item, f"{path}[{index}]") for index, item in enumerate(items)]
+        if isinstance(value, _BadNumber):
+            raise ManifestError("E_MANIFEST_NUMBER", self._where, field=path, got=value.text)
+        if isinstance(value, str):
+            self._check_string(value, path)
+        return value
+
+    def _object(self, pairs: _Pairs, path: str) -> dict[str, object]:
+        result: dict[str, object] = {}
+        for key, value in pairs:
+            self._check_string(key, path)
+            place = f"{path}.{key}" if path else key
+            if key in result:
+                raise ManifestError("E_MANIFEST_DUPLICATE_KEY", self._where, field=place)
+            result[key] = self.plain(value, place)
+        return result
+
+    def _check_string(self, text: str, path: str) -> None:
+        if _BAD_CHARACTER.search(text):
+            raise ManifestError("E_MANIFEST_STRING", self._where, field=path, got=text)

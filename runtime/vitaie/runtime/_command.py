@@ -1,0 +1,172 @@
+"""What both commands share: one line for an error, one document for ``--json``, exit codes.
+
+Results go to stdout; progress, messages and the next useful command go to stderr.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from vitaie.manifests.errors import DiskError, InputError, VitaieError, printable
+from vitaie.runtime._files import raise_on_sigterm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pydantic import BaseModel
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no messages.")]
+Threads = Annotated[
+    Optional[int], typer.Option("--threads", metavar="N", help="Threads of the engine.")
+]
+BundlePath = Annotated[
+    str, typer.Argument(metavar="BUNDLE", help="A version's folder, or that of all versions.")
+]
+
+
+# Newer typers come with a click of their own: this finds the base of all its complaints in either.
+_ClickError: type[Exception] = next(
+    base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
+)
+
+
+def new_app(help_text: str) -> typer.Typer:
+    """Return an application whose errors are ours to print."""
+    return typer.Typer(
+        help=help_text,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code; what a user can cause is one line on stderr."""
+    arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    as_json = "--json" in arguments
+    try:
+        raise_on_sigterm()
+        code = _invoke(app, name, list(arguments))
+        sys.stdout.flush()
+        return code
+    except VitaieError as error:
+        return _fail(error, as_json)
+    except _ClickError as error:
+        complaint: Any = error
+        context: Any = getattr(error, "ctx", None)
+        path = name if context is None else context.command_path
+        hint = f"Run: {path} --help"
+        return _fail(
+            InputError("E_USAGE", path, got=complaint.format_message(), hint=hint), as_json
+        )
+    except (KeyboardInterrupt, typer.Abort):
+        hint = "Nothing was left behind; run it again to start over."
+        return _fail(VitaieError("E_INTERRUPTED", name, hint=hint), as_json)
+    except MemoryError:
+        return _fail(DiskError("E_MEMORY", name, hint="Close other programs."), as_json)
+    except OSError as error:
+        if error.filename is not None:
+            raise  # not ours to print: every file has its own error
+        _silence_stdout()
+        return _fail(DiskError("E_DISK", "standard output", got=error.strerror), False)
+
+
+def _invoke(app: typer.Typer, name: str, arguments: list[str]) -> int:
+    command: Any = typer.main.get_command(app)
+    result = command.main(arguments, prog_name=name, standalone_mode=False)
+    return result if isinstance(result, int) else 0
+
+
+def _fail(error: VitaieError, as_json: bool) -> int:
+    try:
+        print(str(error), file=sys.stderr, flush=True)
+        if as_json:
+            from vitaie.manifests.outputs import ErrorDetail, ErrorOutput
+
+            detail = ErrorDetail(
+                code=error.code,
+                exit_code=error.exit_code,
+                message=str(error),
+                where=error.where,
+                field=error.field,
+                expected=error.expected,
+                got=error.got,
+                hint=error.hint,
+            )
+            print_json(ErrorOutput(error=detail))
+            sys.stdout.flush()
+    except OSError:
+        _silence_stdout()
+    return error.exit_code
+
+
+def _silence_stdout() -> None:
+    """Point stdout at nothing, so that the interpreter's last flush cannot fail as well."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def print_json(document: BaseModel) -> None:
+    """Print the one document of ``--json``."""
+    print(document.model_dump_json(indent=1))
+
+
+def say(text: str, quiet: bool) -> None:
+    """Print a message for people."""
+    if not quiet:
+        print(printable(text, 2000), file=sys.stderr)
+
+
+def suggest(quiet: bool, *command: object) -> None:
+    """Name the next useful command, complete enough to copy."""
+    say("next: " + shlex.join(map(str, command)), quiet)
+
+
+@contextmanager
+def steps(names: Sequence[str], quiet: bool) -> Generator[Callable[[str], None], None, None]:
+    """Show a bar of steps on stderr; yield the function that says which one starts."""
+    tqdm: Any = importlib.import_module("tqdm").tqdm
+    with tqdm(
+        total=len(names),
+        disable=quiet,
+        file=sys.stderr,
+        bar_format="{n_fmt}/{total_fmt} {bar:20} {elapsed} {desc}",
+    ) as bar:
+        started = False
+
+        def start(name: str) -> None:
+            nonlocal started
+            bar.update(1 if started else 0)
+            started = True
+            bar.set_description_str(name)
+
+        yield start
+        bar.update(1 if started else 0)
+        bar.set_description_str("done")
+
+
+@contextmanager
+def log_to_stderr(quiet: bool) -> Generator[None, None, None]:
+    """Show what vitaie logs, such as the target that ``auto`` took."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("vitaie")
+    level = logger.level
+    if not quiet:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

@@ -1,0 +1,332 @@
+"""A loaded bundle: images in, labels and probabilities out."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Union, overload
+
+import numpy as np
+
+from vitaie.manifests.errors import BundleError, InputError, TargetUnavailable
+from vitaie.runtime import _images, _onnxruntime, _preprocess, _torchscript
+from vitaie.runtime._bundle import Bundle, available_cpus, open_bundle
+
+if TYPE_CHECKING:
+    from types import ModuleType, TracebackType
+
+    from numpy.typing import NDArray
+
+    from vitaie.manifests.manifest import Manifest, Target
+
+Image = _images.Image
+
+_log = logging.getLogger("vitaie")
+_ALIASES = {"cpu": "onnxruntime-cpu-fp32"}
+_BACKENDS: dict[str, ModuleType] = {"onnxruntime": _onnxruntime, "torchscript": _torchscript}
+_PREFERENCE = ("onnxruntime", "torchscript")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One class and its softmax probability. ``id`` is the wnid for ImageNet."""
+
+    index: int
+    id: str
+    label: str
+    probability: float
+
+
+class Engine(Protocol):
+    """What a backend module's ``Engine`` does."""
+
+    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return float32 [B, classes] for float32 [B, 3, H, W]."""
+        ...
+
+
+class Model:
+    """A bundle, opened, verified and ready. Made by ``load``; safe to call from several threads.
+
+    Attributes:
+        manifest: Everything the bundle says.
+        target: The target that runs.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        target: Target,
+        engine: Engine,
+        labels: Sequence[tuple[str, str]],
+    ) -> None:
+        """Take over an engine that was built from the verified bytes of the bundle."""
+        self.manifest = manifest
+        self.target = target
+        self._engine: Engine | None = engine
+        self._labels = labels
+        size = manifest.preprocess.crop.size
+        self._shape = (3, size, size)
+
+    @property
+    def digest(self) -> str:
+        """The bundle's content digest: which model this is, wherever and whenever it was built."""
+        return self.manifest.content_digest
+
+    def preprocess(self, image: Image) -> NDArray[np.float32]:
+        """Return what the model sees of an image: float32 [3, H, W].
+
+        Args:
+            image: A path, the bytes of a JPEG or PNG, a PIL image, or uint8 RGB [H, W, 3].
+
+        Raises:
+            ImageError: It is none of these, is broken, or has too many pixels.
+        """
+        return _preprocess.preprocess(image, self.manifest.preprocess)
+
+    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits, float32 [B, classes], of a batch, float32 [B, 3, H, W], B >= 1.
+
+        Raises:
+            InputError: The batch has another type or shape, or the model is closed.
+        """
+        engine = self._engine
+        if engine is None:
+            raise InputError("E_CLOSED", self.manifest.name, hint="Load the bundle again.")
+        # What does not pretend to be an array is refused here, not deep in an engine.
+        shape: tuple[int, ...] | None = getattr(batch, "shape", None)
+        if (
+            shape is None
+            or batch.dtype != np.float32
+            or batch.ndim != 4
+            or batch.shape[0] < 1
+            or batch.shape[1:] != self._shape
+        ):
+            raise InputError(
+                "E_BATCH",
+                "batch",
+                expected=f"float32 [B, {', '.join(map(str, self._shape))}]",
+                got=f"{getattr(batch, 'dtype', type(batch).__name__)} {list(shape or ())}",
+                hint="Stack what Model.preprocess returns.",
+            )
+        return engine.logits(batch if batch.flags.c_contiguous else np.ascontiguousarray(batch))
+
+    @overload
+    def classify(self, image: Image, top_k: int = 5) -> list[Prediction]: ...
+    @overload
+    def classify(self, image: list[Image], top_k: int = 5) -> list[list[Prediction]]: ...
+    def classify(
+        self, image: Union[Image, list[Image]], top_k: int = 5
+    ) -> Union[list[Prediction], list[list[Prediction]]]:
+        """Return the ``top_k`` classes, most probable first; for a list of images, a list of such.
+
+        Raises:
+            ImageError: An image cannot be used.
+            InputError: ``top_k`` is below 1, or the model is closed.
+        """
+        if isinstance(image, list):
+            return list(self.stream(image, top_k))
+        self._check_top_k(top_k)
+        return self._predictions(self.logits(self.preprocess(image)[np.newaxis])[0], top_k)
+
+    def stream(
+        self, images: Iterable[Image], top_k: int = 5, *, batch_size: int = 1
+    ) -> Iterator[list[Prediction]]:
+        """Yield the ``top_k`` classes of each image, in order.
+
+        The engine works on one batch while the next are decoded; at most four batches of images
+        are held. An image that cannot be used raises when its turn comes, after all before it.
+
+        Raises:
+            ImageError: An image cannot be used.
+            InputError: ``top_k`` or ``batch_size`` is below 1, or the model is closed.
+        """
+        self._check_top_k(top_k)
+        if batch_size < 1:
+            raise InputError("E_ARGUMENT", "batch_size", expected="at least 1", got=batch_size)
+        return self._stream(images, top_k, batch_size)
+
+    def _stream(
+        self, images: Iterable[Image], top_k: int, batch_size: int
+    ) -> Iterator[list[Prediction]]:
+        decoders = ThreadPoolExecutor(available_cpus(), "vitaie-decode")
+        engine = ThreadPoolExecutor(1, "vitaie-engine")
+        decoding: deque[Future[NDArray[np.float32]]] = deque()
+        running: deque[Future[_Batch]] = deque()
+        source = iter(images)
+        try:
+            exhausted = False
+            while True:
+                while not exhausted and len(decoding) < 2 * batch_size:
+                    try:
+                        decoding.append(decoders.submit(self.preprocess, next(source)))
+                    except StopIteration:
+                        exhausted = True
+                if decoding and len(running) < 2:
+                    tensors = [decoding.popleft() for _ in range(min(batch_size, len(decoding)))]
+                    running.append(engine.submit(self._run, tensors))
+                    continue
+                if not running:
+                    return
+                done = running.popleft().result()
+                for logits in done.logits:
+                    yield self._predictions(logits, top_k)
+                if done.error is not None:
+                    raise done.error
+        finally:
+            for tensor in decoding:
+                tensor.cancel()
+            for batch in running:
+                batch.cancel()
+            decoders.shutdown(wait=True)
+            engine.shutdown(wait=True)
+
+    def _run(self, decoding: list[Future[NDArray[np.float32]]]) -> _Batch:
+        """Run a batch; an image that fails ends it, and the ones before it still count."""
+        tensors: list[NDArray[np.float32]] = []
+        failure: BaseException | None = None
+        for future in decoding:
+            failure = future.exception()
+            if failure is not None:
+                break
+            tensors.append(future.result())
+        if not tensors:
+            return _Batch(np.empty((0, 0), np.float32), failure)
+        return _Batch(self.logits(np.stack(tensors)), failure)
+
+    def _predictions(self, logits: NDArray[np.float32], top_k: int) -> list[Prediction]:
+        wide = logits.astype(np.float64)
+        probabilities = np.exp(wide - wide.max())
+        probabilities /= probabilities.sum()
+        order = np.argsort(-wide, kind="stable")[:top_k]
+        return [self._prediction(int(index), probabilities) for index in order]
+
+    def _prediction(self, index: int, probabilities: NDArray[np.float64]) -> Prediction:
+        identifier, label = self._labels[index]
+        return Prediction(index, identifier, label, float(probabilities[index]))
+
+    def _check_top_k(self, top_k: int) -> None:
+        if top_k < 1:
+            raise InputError("E_ARGUMENT", "top_k", expected="at least 1", got=top_k)
+
+    def close(self) -> None:
+        """Let go of the engine. Calls under way finish; later ones raise. May be called twice."""
+        self._engine = None
+
+    def __enter__(self) -> Model:
+        """Return the model itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the model."""
+        self.close()
+
+    def __reduce__(self) -> Any:
+        """Refuse to be pickled: an engine belongs to its process; load the bundle in each."""
+        raise TypeError("a Model cannot be pickled: call vitaie.runtime.load in each process")
+
+
+class _Batch(NamedTuple):
+    logits: NDArray[np.float32]
+    error: BaseException | None
+
+
+def load(
+    path: str | os.PathLike[str], *, target: str = "auto", threads: int | None = None
+) -> Model:
+    """Open a bundle, check every byte of it, and return it ready to run.
+
+    Args:
+        path: A bundle's folder: of one version, or of all (the newest is taken).
+        target: A target's id, ``cpu`` for short, or ``auto``: the best one this machine can run,
+            said in the log of ``vitaie``.
+        threads: Threads of the engine; the engine's own choice when None.
+
+    Raises:
+        BundleError: The bundle is not what its manifest says.
+        TargetUnavailable: The target named cannot run here.
+        InputError: The bundle has no such target, or ``threads`` is below 1.
+    """
+    check_threads(threads)
+    with open_bundle(path) as bundle:
+        chosen = choose_target(bundle.manifest, target)
+        bundle.check({a.path for a in bundle.manifest.artifacts if a.path != "model.ts"})
+        engine = open_engine(bundle, chosen, threads)
+        labels = read_labels(bundle)
+        # The TorchScript engine frees the archive once read; the digest was checked either way.
+        return Model(bundle.manifest, chosen, engine, labels)
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse a number of threads that no engine takes."""
+    if threads is not None and threads < 1:
+        raise InputError("E_ARGUMENT", "threads", expected="at least 1", got=threads)
+
+
+def choose_target(manifest: Manifest, wanted: str) -> Target:
+    """Return the target to run: the one named, or for ``auto`` the best that can run here."""
+    by_id = {target.id: target for target in manifest.targets}
+    if wanted != "auto":
+        target = by_id.get(_ALIASES.get(wanted, wanted))
+        if target is None:
+            raise InputError(
+                "E_TARGET_UNKNOWN", manifest.name, expected=" or ".join(by_id), got=wanted
+            )
+        missing = missing_for(target)
+        if missing:
+            raise TargetUnavailable("E_EXTRA_MISSING", target.id, got=missing)
+        return target
+    reasons: list[str] = []
+    for target in sorted(by_id.values(), key=lambda item: _PREFERENCE.index(item.backend)):
+        missing = missing_for(target)
+        if not missing:
+            _log.info("%s %s: target %s", manifest.name, manifest.version, target.id)
+            return target
+        reasons.append(f"{target.id}: {missing}")
+    raise TargetUnavailable("E_TARGET_UNAVAILABLE", manifest.name, got="; ".join(reasons))
+
+
+def missing_for(target: Target) -> str:
+    """Return what this machine lacks to run a target; nothing when it can."""
+    missing: str = _BACKENDS[target.backend].missing()
+    return missing
+
+
+def open_engine(bundle: Bundle, target: Target, threads: int | None) -> Engine:
+    """Build the engine of a target from the bundle's verified bytes."""
+    engine: Engine = _BACKENDS[target.backend].Engine(bundle, target, threads)
+    return engine
+
+
+def read_labels(bundle: Bundle) -> list[tuple[str, str]]:
+    """Return (id, name) for each class, in output order.
+
+    Raises:
+        BundleError: labels.txt is not one line of id, tab, name for each class.
+    """
+    where = str(bundle.folder / "labels.txt")
+    try:
+        lines = bundle.read("labels.txt").tobytes().decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise BundleError("E_BUNDLE_LABELS", where, got=error) from None
+    classes = bundle.manifest.model.classes
+    if len(lines) != classes + 1 or lines[-1]:
+        raise BundleError(
+            "E_BUNDLE_LABELS", where, expected=f"{classes} lines", got=f"{len(lines) - 1} lines"
+        )
+    labels: list[tuple[str, str]] = []
+    for number, line in enumerate(lines[:-1], 1):
+        identifier, tab, name = line.partition("\t")
+        if not (identifier and tab and name):
+            raise BundleError("E_BUNDLE_LABELS", where, field=f"line {number}", got=line)
+        labels.append((identifier, name))
+    return labels

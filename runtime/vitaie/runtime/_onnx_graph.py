@@ -1,0 +1,176 @@
+"""Which bytes an ONNX graph would read from files, found without the onnx package.
+
+ONNX Runtime reads an external tensor that nobody supplied from a file in the working
+directory, without a word. So before it sees a graph, the graph's external tensors must be
+exactly those of the manifest's ``weights`` table. This walks the protobuf wire format
+(https://protobuf.dev/programming-guides/encoding/) along the fields of onnx.proto (IR 8) that
+can hold a tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Union
+
+from vitaie.manifests.errors import BundleError
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+# Message -> field number -> message of that field. Only what can lead to a TensorProto.
+_CHILDREN: dict[str, dict[int, str]] = {
+    "Model": {7: "Graph", 20: "Training", 25: "Function"},
+    "Training": {1: "Graph", 2: "Graph"},
+    "Function": {7: "Node", 11: "Attribute"},
+    "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
+    "Node": {5: "Attribute"},
+    "Attribute": {
+        5: "Tensor",
+        6: "Graph",
+        10: "Tensor",
+        11: "Graph",
+        22: "SparseTensor",
+        23: "SparseTensor",
+    },
+    "SparseTensor": {1: "Tensor", 2: "Tensor"},
+}
+_MAX_DEPTH = 12
+_FLOAT = 1
+_EXTERNAL = 1
+
+
+class ExternalTensor(NamedTuple):
+    """An external initialiser of the main graph: its bytes are ``location[offset:][:length]``."""
+
+    name: str
+    shape: tuple[int, ...]
+    location: str
+    offset: int
+    length: int
+
+
+def external_tensors(model: bytes, where: str) -> list[ExternalTensor]:
+    """Return the float32 external initialisers of the main graph, in its order.
+
+    Raises:
+        BundleError: The bytes are not a protobuf message, or an external tensor is anything but
+            a float32 initialiser of the main graph with location, offset and length.
+    """
+    found: list[ExternalTensor] = []
+    try:
+        for path, tensor in _tensors(memoryview(model), "Model", ("Model",)):
+            external = _external(tensor)
+            if external is None:
+                continue
+            if path != ("Model", "Graph", "Tensor"):
+                raise BundleError(
+                    "E_ONNX_WEIGHTS", where, field=external.name, expected="an initialiser"
+                )
+            found.append(external)
+    except (ValueError, IndexError, UnicodeDecodeError) as error:
+        raise BundleError("E_ONNX_MALFORMED", where, got=error) from None
+    return found
+
+
+def _tensors(
+    message: memoryview, kind: str, path: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], memoryview]]:
+    if len(path) > _MAX_DEPTH:
+        raise ValueError("graphs nested too deep")
+    children = _CHILDREN[kind]
+    for number, value in _fields(message):
+        child = children.get(number)
+        if child is None:
+            continue
+        if not isinstance(value, memoryview):
+            raise ValueError(f"field {number} of {kind} is not a message")
+        if child == "Tensor":
+            yield (*path, child), value
+        else:
+            yield from _tensors(value, child, (*path, child))
+
+
+def _external(tensor: memoryview) -> ExternalTensor | None:
+    """Return the tensor when its data is outside the graph."""
+    name = ""
+    dimensions: list[int] = []
+    entries: list[tuple[str, str]] = []
+    data_type = location_kind = 0
+    for number, value in _fields(tensor):
+        if number == 1:
+            dimensions += [value] if isinstance(value, int) else _packed(value)
+        elif number == 2 and isinstance(value, int):
+            data_type = value
+        elif number == 8 and isinstance(value, memoryview):
+            name = bytes(value).decode("utf-8")
+        elif number == 13 and isinstance(value, memoryview):
+            entries.append(_entry(value))
+        elif number == 14 and isinstance(value, int):
+            location_kind = value
+    if location_kind != _EXTERNAL and not entries:
+        return None
+    keys = [key for key, _ in entries]
+    if location_kind != _EXTERNAL or sorted(keys) != ["length", "location", "offset"]:
+        raise ValueError(f"external data of {name!r} is not one location, offset and length")
+    if data_type != _FLOAT:
+        raise ValueError(f"external tensor {name!r} is not float32")
+    facts = dict(entries)
+    for key in ("offset", "length"):
+        if not (facts[key].isascii() and facts[key].isdigit() and len(facts[key]) < 17):
+            raise ValueError(f"{key} of {name!r} is not a number")
+    return ExternalTensor(
+        name, tuple(dimensions), facts["location"], int(facts["offset"]), int(facts["length"])
+    )
+
+
+def _entry(message: memoryview) -> tuple[str, str]:
+    pair = {1: "", 2: ""}
+    for number, value in _fields(message):
+        if number in pair and isinstance(value, memoryview):
+            pair[number] = bytes(value).decode("utf-8")
+    return pair[1], pair[2]
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, Union[int, memoryview]]]:
+    """Yield (field number, value) of one protobuf message."""
+    position, end = 0, len(message)
+    while position < end:
+        key, position = _varint(message, position)
+        number, wire = key >> 3, key & 7
+        if number == 0:
+            raise ValueError("field number 0")
+        if wire == _VARINT:
+            value, position = _varint(message, position)
+            yield number, value
+            continue
+        if wire == _BYTES:
+            length, position = _varint(message, position)
+        elif wire == _FIXED64:
+            length = 8
+        elif wire == _FIXED32:
+            length = 4
+        else:
+            raise ValueError(f"wire type {wire}")
+        if position + length > end:
+            raise ValueError("a field runs past the end")
+        yield number, message[position : position + length]
+        position += length
+
+
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise ValueError("a number of more than ten bytes")
+
+
+def _packed(message: memoryview) -> list[int]:
+    values: list[int] = []
+    position = 0
+    while position < len(message):
+        value, position = _varint(message, position)
+        values.append(value)
+    return values

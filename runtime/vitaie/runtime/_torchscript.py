@@ -1,0 +1,92 @@
+"""The second engine: TorchScript on the CPU, for those who have torch (extra ``[torch]``).
+
+Loading TorchScript can run code and PyTorch checks no integrity, so the archive is checked
+twice first: its digest, and that it holds nothing but what a bundle's model needs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib
+import importlib.util
+import os
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vitaie.manifests.errors import BundleError, TargetUnavailable
+from vitaie.runtime._torchscript_archive import check_archive
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vitaie.manifests.manifest import Target
+    from vitaie.runtime._bundle import Bundle
+
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
+
+def missing() -> str:
+    """Return what this machine lacks to run the engine."""
+    if importlib.util.find_spec("torch") is None:
+        return "torch is not installed: pip install 'vitaie[torch]'"
+    return ""
+
+
+class Engine:
+    """A TorchScript module, loaded from verified bytes."""
+
+    def __init__(self, bundle: Bundle, target: Target, threads: int | None) -> None:
+        """Check the archive, then load it. ``threads`` is torch's own setting, process-wide.
+
+        Raises:
+            TargetUnavailable: torch is not installed.
+            BundleError: A digest is wrong, or the archive is not built as a bundle's is.
+        """
+        if missing():
+            raise TargetUnavailable("E_EXTRA_MISSING", target.id, got=missing())
+        where = str(bundle.folder / "model.ts")
+        with _private_file(bundle.read("model.ts")) as descriptor:
+            bundle.release("model.ts")
+            with open(descriptor, "rb", closefd=False) as archive:
+                check_archive(archive, where)
+            torch: Any = importlib.import_module("torch")
+            if threads is not None:
+                torch.set_num_threads(threads)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript itself
+                    module: Any = torch.jit.load(f"/proc/self/fd/{descriptor}", map_location="cpu")
+            except Exception as error:  # torch documents no exception classes
+                raise BundleError("E_BUNDLE_ENGINE", where, got=error) from None
+        self._torch = torch
+        self._module = module.eval()
+
+    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return float32 [B, classes] for float32 [B, 3, H, W], any B of at least 1."""
+        if not batch.flags.writeable:  # torch has no tensors that cannot be written to
+            batch = batch.copy()
+        with self._torch.inference_mode():
+            result: NDArray[np.float32] = self._module(self._torch.from_numpy(batch)).numpy()
+        return result
+
+
+@contextmanager
+def _private_file(data: NDArray[np.uint8]) -> Generator[int, None, None]:
+    """Yield a file in memory that holds ``data`` and that nobody can change.
+
+    ``torch.jit.load`` copies a buffer three times, and reads a file once: this gives it a file,
+    of the very bytes that were hashed.
+    """
+    descriptor = os.memfd_create("model.ts", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        view = data.data
+        while len(view):
+            view = view[os.write(descriptor, view) :]
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,233 @@
+"""Re-checking what a bundle claims: its files, and its goldens in every target that runs here."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import io
+import os
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from vitaie.manifests.digests import sha256
+from vitaie.manifests.errors import BundleError
+from vitaie.runtime import _images, _preprocess
+from vitaie.runtime._bundle import Bundle, open_bundle
+from vitaie.runtime._model import (
+    check_threads,
+    choose_target,
+    missing_for,
+    open_engine,
+    read_labels,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from vitaie.manifests.manifest import Golden, Manifest, Target
+
+Status = Literal["true", "false", "not checked"]
+
+
+class Claim(NamedTuple):
+    """One thing the bundle says, and whether it was found true here."""
+
+    claim: str
+    status: Status
+    detail: str
+
+
+class Verdict(NamedTuple):
+    """All claims of a bundle, checked or said to be unchecked."""
+
+    manifest: Manifest
+    claims: list[Claim]
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing that was checked is false, and something was checked."""
+        return all(claim.status != "false" for claim in self.claims)
+
+
+def verify(
+    path: str | os.PathLike[str],
+    *,
+    target: str = "all",
+    threads: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Verdict:
+    """Re-check a bundle's files, and its goldens in each target (or the one named).
+
+    Args:
+        path: A bundle's folder, or the folder of its versions (the newest is taken).
+        target: A target's id, or ``all`` that run here.
+        threads: Threads of the engines.
+        progress: Called with each step's name as it starts.
+
+    Raises:
+        BundleError: The bundle does not open: that is false before any claim.
+        TargetUnavailable: The target named cannot run here.
+    """
+    check_threads(threads)
+    say = progress or silent
+    with open_bundle(path) as bundle:
+        manifest = bundle.manifest
+        say("files")
+        check_files(bundle)
+        read_labels(bundle)
+        files = len(manifest.artifacts) + 1
+        claims = [Claim("files", "true", f"{files} files, {total_size(manifest):,} bytes")]
+        say("preprocessing of the goldens")
+        tensors, preprocessing = check_golden_stages(bundle)
+        claims += preprocessing
+        wanted = [choose_target(manifest, target)] if target != "all" else list(manifest.targets)
+        for item in wanted:
+            say(f"goldens in {item.id}")
+            missing = missing_for(item)
+            if missing:
+                claims.append(Claim(f"goldens in {item.id}", "not checked", missing))
+            else:
+                claims.append(check_target(bundle, item, tensors, threads))
+                gc.collect()  # one set of weights at a time; torch's sit in reference cycles
+        claims += [
+            Claim(f"goldens in {item.id}", "not checked", "another target was asked for")
+            for item in manifest.targets
+            if item not in wanted
+        ]
+        claims += [
+            Claim(f"{kind}[{index}]", "not checked", "not re-measured")
+            for kind, records in (
+                ("accuracy", manifest.accuracy),
+                ("performance", manifest.performance),
+            )
+            for index in range(len(records))
+        ]
+    return Verdict(manifest, claims)
+
+
+def silent(step: str) -> None:
+    """Report no progress."""
+
+
+def total_size(manifest: Manifest) -> int:
+    """Return the bytes of all artifacts."""
+    return sum(artifact.size for artifact in manifest.artifacts)
+
+
+def check_files(bundle: Bundle) -> None:
+    """Check every artifact's digest; for a chunked one, of the whole too.
+
+    Raises:
+        BundleError: A digest is wrong.
+    """
+    bundle.check()
+    for artifact in bundle.manifest.artifacts:
+        if artifact.chunks:
+            digest = hashlib.sha256(bundle.read(artifact.path).data).hexdigest()
+            if digest != artifact.sha256:
+                raise BundleError(
+                    "E_BUNDLE_FILE_DIGEST",
+                    bundle.folder / artifact.path,
+                    expected=artifact.sha256,
+                    got=digest,
+                )
+
+
+def check_golden_stages(bundle: Bundle) -> tuple[list[NDArray[np.float32]], list[Claim]]:
+    """Take each golden through decoding, crop and tensor; return the tensors and one claim each."""
+    tensors: list[NDArray[np.float32]] = []
+    claims: list[Claim] = []
+    for index, golden in enumerate(bundle.manifest.goldens):
+        pixels = _images.decode(bundle.read(golden.source).tobytes())
+        crop = _preprocess.crop(pixels, bundle.manifest.preprocess)
+        tensor = _preprocess.tensor(crop, bundle.manifest.preprocess)
+        shipped = _images.decode(bundle.read(golden.crop).tobytes())
+        wrong = [
+            stage
+            for stage, got, expected in (
+                ("decoded", sha256(pixels.tobytes()), golden.decoded_sha256),
+                ("crop", sha256(crop.tobytes()), golden.crop_sha256),
+                (golden.crop, sha256(shipped.tobytes()), golden.crop_sha256),
+                ("tensor", sha256(tensor.tobytes()), golden.tensor_sha256),
+            )
+            if got != expected
+        ]
+        tensors.append(tensor)
+        claims.append(
+            Claim(
+                f"golden {index:02d} preprocessing",
+                "false" if wrong else "true",
+                f"differs at: {', '.join(wrong)}" if wrong else "decoded, crop and tensor equal",
+            )
+        )
+    return tensors, claims
+
+
+def check_target(
+    bundle: Bundle, target: Target, tensors: list[NDArray[np.float32]], threads: int | None
+) -> Claim:
+    """Run the goldens in a target and compare with the logits that ship."""
+    engine = open_engine(bundle, target, threads)
+    worst, flipped = 0.0, 0
+    for golden, tensor in zip(bundle.manifest.goldens, tensors):
+        expected = golden_logits(bundle, golden)
+        got = engine.logits(tensor[np.newaxis])[0]
+        worst = max(worst, relative_difference(got, expected))
+        flipped += int(got.argmax()) != golden.top1 and golden.margin > target.tolerance
+    holds = worst <= target.tolerance and flipped == 0
+    return Claim(
+        f"goldens in {target.id}",
+        "true" if holds else "false",
+        f"largest difference {worst:.1e} of the largest logit, {target.tolerance:.0e} allowed",
+    )
+
+
+def golden_logits(bundle: Bundle, golden: Golden) -> NDArray[np.float32]:
+    """Return a golden's logits, float32 [classes], checked against its own fields.
+
+    Raises:
+        BundleError: The file is not what the golden says.
+    """
+    where = str(bundle.folder / golden.logits)
+    try:
+        array = _load_npy(bundle.read(golden.logits).tobytes())
+    except (ValueError, EOFError) as error:
+        raise BundleError("E_BUNDLE_GOLDEN", where, got=error) from None
+    if array.dtype != np.dtype("<f4") or array.shape != (bundle.manifest.model.classes,):
+        raise BundleError(
+            "E_BUNDLE_GOLDEN",
+            where,
+            expected=f"float32 [{bundle.manifest.model.classes}]",
+            got=f"{array.dtype} {list(array.shape)}",
+        )
+    first, second = np.argsort(-array, kind="stable")[:2]
+    array = array.astype(np.float32, copy=False)
+    facts = (sha256(array.tobytes()), int(first), int(second))
+    if facts != (golden.logits_sha256, golden.top1, golden.top2):
+        raise BundleError(
+            "E_BUNDLE_GOLDEN",
+            where,
+            expected=(golden.logits_sha256, golden.top1, golden.top2),
+            got=facts,
+        )
+    return array
+
+
+def _load_npy(data: bytes) -> NDArray[Any]:
+    array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    return array
+
+
+def relative_difference(got: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """Return the largest absolute difference, relative to the largest absolute expected logit.
+
+    Infinity when anything is not finite, so that no comparison passes by NaN.
+    """
+    scale = float(np.abs(expected).max())
+    difference = float(np.abs(got.astype(np.float64) - expected).max())
+    if not np.isfinite(difference) or scale == 0:
+        return 0.0 if difference == 0 else float("inf")
+    return difference / scale

@@ -1,0 +1,59 @@
+"""The bundles that many tests read, each made once a session. None may write into them.
+
+Nothing here imports the builder until a fixture asks for it: the runtime's tests also run
+where torch is not installed, on a small bundle that was built elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+SMALL_CARD = """\
+name = "small_vit"
+labels = "small_vit.txt"
+[model]
+image_size = 32
+patch_size = 16
+width = 32
+depth = 2
+heads = 2
+mlp_dim = 64
+classes = 5
+[preprocess]
+mean = [0.5, 0.5, 0.5]
+std = [0.5, 0.5, 0.5]
+[preprocess.timm]
+resize = 36
+[preprocess.modelzoo]
+resize = 36
+"""
+SMALL_LABELS = "".join(f"c{index}\tclass {index}\n" for index in range(5))
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Return the card and the ``.npz`` of a tiny model with random weights."""
+    from examples.make_checkpoint import make
+    from vitaie.manifests.card import load_card
+
+    folder = tmp_path_factory.mktemp("small_checkpoint")
+    card = folder / "small_vit.toml"
+    card.write_text(SMALL_CARD, encoding="utf-8")
+    (folder / "small_vit.txt").write_text(SMALL_LABELS, encoding="utf-8")
+    return card, make(load_card(card), folder / "small_vit.npz")
+
+
+@pytest.fixture(scope="session")
+def small_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the version folder of a tiny bundle: the one $VITAIE_TEST_BUNDLE names, or our own."""
+    given = os.environ.get("VITAIE_TEST_BUNDLE")
+    if given:
+        return Path(given)
+    from vitaie.builder.build import Options, build_bundle
+
+    card, checkpoint = request.getfixturevalue("small_checkpoint")
+    store = tmp_path_factory.mktemp("small_store")
+    return build_bundle(str(card), checkpoint, Options(store=store)).path

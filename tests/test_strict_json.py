@@ -1,0 +1,124 @@
+"""JSON that two parsers could read in two ways is refused, with the place of the fault."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from vitaie.manifests.errors import ManifestError
+from vitaie.manifests.strict_json import MAX_INT, parse_object
+
+LIMIT = 2**20
+
+
+def parse(data: bytes) -> dict[str, Any]:
+    return parse_object(data, where="manifest.json", limit=LIMIT)
+
+
+def refusal(data: bytes) -> tuple[str, str]:
+    """Return the code and field that ``data`` is refused with."""
+    with pytest.raises(ManifestError) as caught:
+        parse(data)
+    assert "\n" not in str(caught.value)
+    return caught.value.code, caught.value.field
+
+
+@pytest.mark.parametrize("data", [b"", b" \n", b"{", b"{}x", b"{} {}", b"{}\0", b"{/**/}", b"{,}"])
+def test_anything_but_one_json_value_is_refused(data: bytes) -> None:
+    assert refusal(data) == ("E_MANIFEST_JSON", "")
+
+
+@pytest.mark.parametrize("data", [b"[]", b'"a"', b"1", b"null", b"true"])
+def test_a_value_that_is_no_object_is_refused(data: bytes) -> None:
+    assert refusal(data) == ("E_MANIFEST_NOT_OBJECT", "")
+
+
+@pytest.mark.parametrize(
+    "data", [b"\xef\xbb\xbf{}", b'{"a": "\xff"}', "{}".encode("utf-16"), b'{"a": "\xed\xa0\x80"}']
+)
+def test_anything_but_utf_8_without_a_mark_is_refused(data: bytes) -> None:
+    assert refusal(data) == ("E_MANIFEST_ENCODING", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ('{"a": 1, "a": 1}', "a"),
+        ('{"a": 1, "\\u0061": 2}', "a"),
+        ('{"model": {"width": 1, "depth": 2, "width": 3}}', "model.width"),
+        ('{"artifacts": [{}, {}, {"size": 1, "size": 1}]}', "artifacts[2].size"),
+        ('{"a": [[1], [2, {"b": {"c": 0, "c": 0}}]]}', "a[1][1].b.c"),
+    ],
+)
+def test_a_duplicate_key_is_named_by_its_path(text: str, field: str) -> None:
+    assert refusal(text.encode()) == ("E_MANIFEST_DUPLICATE_KEY", field)
+
+
+@pytest.mark.parametrize(
+    "number",
+    ["NaN", "Infinity", "-Infinity", "1e400", "-1e400", str(2**53), str(-(2**53)), "1" * 5000],
+)
+def test_a_number_that_no_double_holds_is_named_by_its_path(number: str) -> None:
+    data = f'{{"artifacts": [{{"size": 1}}, {{"size": {number}}}]}}'.encode()
+    assert refusal(data) == ("E_MANIFEST_NUMBER", "artifacts[1].size")
+
+
+@pytest.mark.parametrize("number", [MAX_INT, -MAX_INT, 0])
+def test_integers_up_to_2_53_are_read(number: int) -> None:
+    assert parse(b'{"a": %d}' % number) == {"a": number}
+
+
+def test_an_integer_of_a_million_digits_is_refused_without_being_computed() -> None:
+    data = b'{"a": ' + b"9" * 10**6 + b"}"
+    assert refusal(data) == ("E_MANIFEST_NUMBER", "a")
+
+
+@pytest.mark.parametrize("text", ["\\u0000", "\\ud800", "\\udfff", "\\ude00\\ud83d", "\\ud83d x"])
+def test_nul_and_lone_surrogates_are_refused(text: str) -> None:
+    assert refusal(f'{{"a": {{"b": "x{text}"}}}}'.encode()) == ("E_MANIFEST_STRING", "a.b")
+    assert refusal(f'{{"a": {{"x{text}": 1}}}}'.encode()) == ("E_MANIFEST_STRING", "a")
+
+
+def test_an_escaped_pair_of_surrogates_is_one_character() -> None:
+    assert parse(b'{"a": "\\ud83d\\ude00"}') == {"a": "\U0001f600"}
+
+
+@pytest.mark.parametrize("start", [b"[", b'{"a":', b'[{"a":'])
+def test_nesting_of_100000_levels_is_refused_before_it_is_parsed(start: bytes) -> None:
+    assert refusal(start * 10**5) == ("E_MANIFEST_DEPTH", "")
+
+
+def test_16_levels_are_read_and_17_refused() -> None:
+    assert parse(b'{"a":' + b"[" * 15 + b"]" * 15 + b"}")
+    assert refusal(b'{"a":' + b"[" * 16 + b"]" * 16 + b"}") == ("E_MANIFEST_DEPTH", "")
+
+
+@pytest.mark.parametrize("text", ["[" * 99, '\\"' + "{" * 99, "\\\\", '\\\\\\"' + "[" * 99])
+def test_brackets_inside_strings_are_no_nesting(text: str) -> None:
+    assert parse(f'{{"a": "{text}", "{text}": 1}}'.encode())
+
+
+def test_the_size_is_judged_before_anything_else() -> None:
+    assert parse(b"{}" + b" " * (LIMIT - 2)) == {}
+    assert refusal(b"{}" + b" " * (LIMIT - 1)) == ("E_MANIFEST_TOO_LARGE", "")
+    assert refusal(b"[" * (LIMIT + 1)) == ("E_MANIFEST_TOO_LARGE", "")
+
+
+def test_the_error_is_one_line_with_place_and_what_was_there() -> None:
+    with pytest.raises(ManifestError) as caught:
+        parse_object(b'{"a": [1e999]}', where="bundles/x/manifest.json", limit=LIMIT)
+    assert str(caught.value) == (
+        "E_MANIFEST_NUMBER: bundles/x/manifest.json: a[0]: a number is not finite, or an integer "
+        "is outside +-(2^53 - 1) (got 1e999)."
+    )
+
+
+def test_reading_json_needs_no_pydantic() -> None:
+    program = (
+        "import sys, vitaie.manifests.strict_json, vitaie.manifests.digests;"
+        "sys.exit('pydantic' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
