@@ -7,10 +7,13 @@ where torch is not installed, on a small bundle that was built elsewhere.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+DEMO = Path(__file__).parents[1] / "examples" / "demo.py"
 SMALL_CARD = """\
 name = "small_vit"
 labels = "small_vit.txt"
@@ -57,3 +60,24 @@ def small_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     card, checkpoint = request.getfixturevalue("small_checkpoint")
     store = tmp_path_factory.mktemp("small_store")
     return build_bundle(str(card), checkpoint, Options(store=store)).path
+
+
+@pytest.fixture(scope="session")
+def digits_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Run the demo without its full-size model; return its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("demo") / "out"
+    done = subprocess.run(
+        [sys.executable, str(DEMO), "--out", str(folder), "--skip-full-size"],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout
+
+
+@pytest.fixture(scope="session")
+def digits_bundle(digits_demo: tuple[Path, str]) -> tuple[Path, Path]:
+    """Return the bundle of a trained model, and its held-out images in class folders."""
+    folder, _ = digits_demo
+    return folder / "bundles" / "digits" / "1.0.0", folder / "digits" / "val"

@@ -26,6 +26,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server, None, 
         yield process
 
 
+def _write_new(output: Path) -> None:
+    write_output(output, b"new")
+
+
 @pytest.mark.parametrize("data", [b"", b"abc", [], [b"ab", b"", b"c"]])
 def test_all_the_bytes_are_written_with_the_umasks_mode(
     tmp_path: Path, data: bytes | list[bytes]
@@ -62,9 +66,9 @@ def test_an_output_that_exists_in_any_form_is_refused(tmp_path: Path, form: str)
         else:
             output.symlink_to("/etc/hostname" if form == "link" else "nowhere")
     before = output.lstat()
-    for call in (lambda: check_output(output), lambda: write_output(output, b"new")):
+    for call in (check_output, _write_new):
         with pytest.raises(StoreError) as caught:
-            call()
+            call(output)
         assert (caught.value.code, caught.value.exit_code) == ("E_OUTPUT_EXISTS", 4)
         assert str(caught.value) == (
             f"E_OUTPUT_EXISTS: {output}: the output exists already. "
@@ -92,7 +96,7 @@ def test_an_output_that_appears_while_it_is_made_is_not_replaced(tmp_path: Path)
 def test_an_output_without_a_folder_is_refused(tmp_path: Path, parent: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "dangling").symlink_to("nowhere")
-    for call in (check_output, lambda path: write_output(path, b"new")):
+    for call in (check_output, _write_new):
         with pytest.raises(InputError) as caught:
             call(tmp_path / parent / "out")
         assert (caught.value.code, caught.value.exit_code) == ("E_OUTPUT_PATH", 2)
@@ -192,7 +196,15 @@ def test_a_fault_at_any_call_leaves_a_whole_output_or_none(tmp_path: Path, serve
         for problems in [_problems(case, calls, server, tmp_path)]
         if problems
     }
-    assert failures == {}
+    assert not failures, failures
+
+
+def test_an_output_is_on_the_disk_before_it_has_its_name_and_so_is_its_name_before_success(
+    tmp_path: Path, server: Server
+) -> None:
+    _, calls, _ = _attempt(server, tmp_path)
+    steps = [call.name for call in calls if call.name in ("write", "fsync", "linkat")]
+    assert steps == ["write", "write", "write", "fsync", "linkat", "fsync"]
 
 
 @pytest.mark.parametrize("rename", [True, False])
@@ -218,7 +230,7 @@ def test_a_file_system_without_unnamed_files_gives_the_same(
         for problems in [_problems(case, calls, server, tmp_path, *options)]
         if problems
     }
-    assert failures == {}
+    assert not failures, failures
 
 
 def test_a_lost_terminal_leaves_nothing(tmp_path: Path, server: Server) -> None:

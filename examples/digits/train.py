@@ -3,6 +3,7 @@
 It stands for your own training: whatever trained a model, once its weights lie in this layout
 and a card says its numbers, all the rest is ``vitaie-build bundle``.
 
+    pip install -e ".[builder,demo]"
     python examples/digits/train.py -o build/digits
     vitaie-build bundle examples/digits/digits.toml --checkpoint build/digits/digits.npz
 
@@ -14,6 +15,7 @@ written as PNG files, ``val/<label id>/<number in the data set>.png``. Under a m
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Mapping
@@ -21,13 +23,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
-from torch.nn import functional
-from tqdm import tqdm
 
 from vitaie.builder.checkpoint import layout
 from vitaie.builder.module import create_module
@@ -35,8 +32,15 @@ from vitaie.manifests.card import Architecture, Card, load_card
 from vitaie.manifests.errors import DiskError, StoreError, VitaieError
 from vitaie.runtime._preprocess import preprocess
 
+# These come without complete types, so they are Any here.
+datasets: Any = importlib.import_module("sklearn.datasets")
+model_selection: Any = importlib.import_module("sklearn.model_selection")
+torch: Any = importlib.import_module("torch")
+tqdm: Any = importlib.import_module("tqdm").tqdm
+functional: Any = torch.nn.functional
+
 CARD = Path(__file__).with_name("digits.toml")
-EPOCHS = 60
+EPOCHS = 40
 BATCH = 64
 PEAK_LEARNING_RATE = 2e-3
 SCALE = 8
@@ -62,6 +66,7 @@ def main() -> int:
         for path in (folder / "digits.npz", folder / "val"):
             if os.path.lexists(path) and not arguments.force:
                 raise StoreError("E_OUTPUT_EXISTS", path, hint="Give --force to replace it.")
+        folder.mkdir(parents=True, exist_ok=True)
         card = load_card(CARD)
         training, held_out = split_digits()
         module = train(training, card)
@@ -84,17 +89,19 @@ def main() -> int:
 
 def split_digits() -> tuple[Digits, Digits]:
     """Return the digits to train on and those held out, always the same fifth of each class."""
-    digits: Any = load_digits()
+    digits = datasets.load_digits()
     levels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     grey = levels.repeat(SCALE, axis=1).repeat(SCALE, axis=2)
     pictures = np.repeat(grey[..., np.newaxis], 3, axis=3)
     numbers = np.arange(len(pictures))
-    parts = train_test_split(numbers, test_size=0.2, stratify=digits.target, random_state=0)
+    parts = model_selection.train_test_split(
+        numbers, test_size=0.2, stratify=digits.target, random_state=0
+    )
     training, held_out = (Digits(pictures[part], digits.target[part], part) for part in parts)
     return training, held_out
 
 
-def see(digits: Digits, card: Card) -> torch.Tensor:
+def see(digits: Digits, card: Card) -> Any:
     """Return exactly what the bundle's model will see of the pictures, float32 [N, 3, 32, 32]."""
     spec = card.preprocess(card.profiles[0])
     return torch.from_numpy(np.stack([preprocess(picture, spec) for picture in digits.pictures]))
@@ -103,14 +110,14 @@ def see(digits: Digits, card: Card) -> torch.Tensor:
 def train(digits: Digits, card: Card) -> Any:
     """Return timm's module of the card's architecture, trained on the pictures."""
     torch.manual_seed(0)
-    torch.set_num_threads(min(2, torch.get_num_threads()))  # more only wait for each other
+    torch.set_num_threads(1)  # of so small a model, more threads mostly wait for each other
     module = initialise(create_module(card.model))
     images, classes = see(digits, card), torch.from_numpy(digits.classes)
     steps = EPOCHS * (len(images) // BATCH)
     optimiser = torch.optim.AdamW(module.parameters(), lr=PEAK_LEARNING_RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, PEAK_LEARNING_RATE, steps)
     module.train()
-    with tqdm(total=EPOCHS, unit="epoch", file=sys.stderr, desc="training") as bar:
+    with tqdm(total=steps, unit="batch", file=sys.stderr, desc="training") as bar:
         for _ in range(EPOCHS):
             order = torch.randperm(len(images))
             for start in range(0, len(images) - BATCH + 1, BATCH):
@@ -121,33 +128,38 @@ def train(digits: Digits, card: Card) -> Any:
                 loss.backward()
                 optimiser.step()
                 schedule.step()
-            bar.update()
-            bar.set_postfix(loss=f"{loss.item():.3f}")
+                bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+                bar.update()
     return module.eval().requires_grad_(False)
 
 
 def initialise(module: Any) -> Any:
-    """Give a module that was made without weights those of a start: 0, 1, or noise of 0.02."""
+    """Give a module that was made without weights those of a start.
+
+    Kernels keep their input's variance, class token and positions are small, LayerNorms change
+    nothing.
+    """
     module.requires_grad_(True)
     for name, parameter in module.named_parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.trunc_normal_(parameter, std=0.02)
-        else:
+        if parameter.ndim == 1:
             torch.nn.init.constant_(parameter, 1.0 if name.endswith("weight") else 0.0)
+        elif name in ("cls_token", "pos_embed"):
+            torch.nn.init.normal_(parameter, std=0.02)
+        else:
+            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
     return module
 
 
-def augment(images: torch.Tensor) -> torch.Tensor:
-    """Turn, stretch and shift each image, float32 [B, 3, S, S] with black as -1, a little."""
-    turn, stretch_x, stretch_y, shift_x, shift_y = torch.empty(5, len(images)).uniform_(-1, 1)
-    angle = 0.2 * turn
-    matrix = torch.stack(
-        [
-            torch.stack([angle.cos() * (1 + 0.1 * stretch_x), -angle.sin(), 0.15 * shift_x], 1),
-            torch.stack([angle.sin(), angle.cos() * (1 + 0.1 * stretch_y), 0.15 * shift_y], 1),
-        ],
-        1,
-    )
+def augment(images: Any) -> Any:
+    """Turn, stretch and shift half of the images, float32 [B, 3, S, S] with black as -1, a little.
+
+    The other half stays sharp, as the model will see them: interpolation blurs.
+    """
+    amounts = torch.empty(5, len(images)).uniform_(-1, 1) * torch.randint(2, (len(images),))
+    angle, (wider, taller), (right, down) = 0.15 * amounts[0], 0.1 * amounts[1:3], 0.1 * amounts[3:]
+    first_row = torch.stack([angle.cos() * (1 + wider), -angle.sin(), right], 1)
+    second_row = torch.stack([angle.sin(), angle.cos() * (1 + taller), down], 1)
+    matrix = torch.stack([first_row, second_row], 1)
     grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
     return functional.grid_sample(images + 1, grid, align_corners=False) - 1
 
@@ -161,17 +173,14 @@ def predict(module: Any, digits: Digits, card: Card) -> NDArray[np.int64]:
 def save(folder: Path, module: Any, held_out: Digits, card: Card) -> None:
     """Write ``digits.npz`` and ``val/<label id>/NNNN.png``."""
     state = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
-    folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / "digits.npz", **to_augreg(state, card.model))
-    for picture, label, number in zip(*held_out):
-        path = folder / "val" / card.labels[label].id / f"{number:04d}.png"
+    for picture, label, number in zip(held_out.pictures, held_out.classes, held_out.numbers):
+        path = folder / "val" / card.labels[int(label)].id / f"{number:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture[..., 0]).save(path)
 
 
-def to_augreg(
-    state: Mapping[str, NDArray[np.float32]], model: Architecture
-) -> dict[str, NDArray[np.float32]]:
+def to_augreg(state: Mapping[str, NDArray[np.float32]], model: Architecture) -> dict[str, Any]:
     """Return timm's parameters under the augreg layout's names and in its shapes.
 
     Flax keeps a dense kernel as [in, out], an attention kernel with its heads apart ([in, heads,

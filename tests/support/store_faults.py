@@ -7,6 +7,7 @@ the call gives instead of being made, or a signal that arrives at it.
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterable
 from pathlib import Path
@@ -76,7 +77,8 @@ def ending_problems(case: Case, outcome: Outcome, calls: list[Call]) -> list[str
 
 
 def _failed(call: Call) -> bool:
-    return call.name in ("fsync", "renameat2", "linkat", "write") and " = -1 " in call.line
+    steps = ("fsync", "renameat2", "linkat", "write")
+    return call.name in steps and re.search(r" = -1 (EIO|ENOSPC) ", call.line) is not None
 
 
 def entries(folder: Path) -> set[str]:

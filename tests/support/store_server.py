@@ -19,13 +19,14 @@ from typing import Any, NoReturn
 
 from tests.support.store_bundle import FILES, fill
 from vitaie.builder.store import publication
-from vitaie.manifests.errors import VitaieError
+from vitaie.manifests.errors import VitaieError, error_codes
 from vitaie.runtime._files import raise_on_sigterm, write_output
 
 _PR_SET_PTRACER = 0x59616D61
 
 
 def serve() -> None:
+    error_codes()  # read now, so that no writer reads it in the middle of a fault
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     for line in sys.stdin:
         command = json.loads(line)

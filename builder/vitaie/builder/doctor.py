@@ -11,7 +11,7 @@ from pathlib import Path
 from vitaie.builder import toolchain
 from vitaie.builder.build import ONNX_TARGET, TORCHSCRIPT_TARGET
 from vitaie.manifests.outputs import DoctorOutput, TargetOutput
-from vitaie.runtime._bundle import available_cpus
+from vitaie.runtime._bytes import available_cpus
 
 _BUILDER = ("torch", "torchvision", "timm", "onnx")
 _PACKAGES = ("vitaie", *_BUILDER, "onnxruntime", "numpy", "pillow", "pydantic", "typer", "tqdm")

@@ -104,7 +104,7 @@ def read_goldens(files: Sequence[Path], spec: Preprocess) -> list[Golden]:
 
 
 def _read_golden(stem: str, path: Path, credit: str, spec: Preprocess) -> Golden:
-    data = _images._read(path, str(path))
+    data = _images.read_file(str(path), str(path))
     try:
         pixels = _images.decode(data)
         crop = _preprocess.crop(pixels, spec)

@@ -27,7 +27,8 @@ from typing import Literal, Optional, Union
 from pydantic import TypeAdapter, ValidationError
 
 from vitaie.manifests.errors import BundleError, DiskError, InputError, StoreError
-from vitaie.manifests.manifest import Name, Version
+from vitaie.manifests.manifest import Name
+from vitaie.runtime._bundle import parse_version
 from vitaie.runtime._files import DISK_FAULTS, disk_errors, rename_noreplace
 
 Bump = Literal["minor", "patch"]
@@ -37,7 +38,6 @@ _STAGING = ".staging-"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
-_VERSION: TypeAdapter[str] = TypeAdapter(Version)
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file until one is written
 _NO_CLONE = (errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS, errno.EXDEV, errno.EINVAL)
 _ATTEMPTS = 100
@@ -51,7 +51,8 @@ def versions(store: PathLike, name: str) -> list[str]:
         DiskError: ``E_DISK``, the folder cannot be read.
     """
     home = _home(store, name)
-    return [version for version in _occupied(home) if _is_folder(home / version)]
+    names = [f"{major}.{minor}.{patch}" for major, minor, patch in _occupied(home)]
+    return [version for version in names if _is_folder(home / version)]
 
 
 def next_version(store: PathLike, name: str, bump: Bump = "patch") -> str:
@@ -66,7 +67,7 @@ def next_version(store: PathLike, name: str, bump: Bump = "patch") -> str:
     occupied = _occupied(_home(store, name))
     if not occupied:
         return "1.0.0"
-    major, minor, patch = _numbers(occupied[-1])
+    major, minor, patch = occupied[-1]
     return f"{major}.{minor + 1}.0" if bump == "minor" else f"{major}.{minor}.{patch + 1}"
 
 
@@ -214,32 +215,19 @@ def _home(store: PathLike, name: str) -> Path:
 
 
 def _checked_version(version: str) -> str:
-    if not _is_version(version):
+    if parse_version(version) is None:
         raise InputError("E_ARGUMENT", "the version", expected="X.Y.Z", got=repr(version))
     return version
 
 
-def _is_version(text: str) -> bool:
-    try:
-        _VERSION.validate_python(text)
-    except ValidationError:
-        return False
-    return True
-
-
-def _numbers(version: str) -> tuple[int, int, int]:
-    major, minor, patch = version.split(".")
-    return int(major), int(minor), int(patch)
-
-
-def _occupied(home: Path) -> list[str]:
-    """Return every name in ``home`` that is a version's, the highest last."""
+def _occupied(home: Path) -> list[tuple[int, int, int]]:
+    """Return every version whose name is taken in ``home``, by whatever, the highest last."""
     with disk_errors(home):
         try:
             names = os.listdir(home)
         except FileNotFoundError:
             return []
-    return sorted(filter(_is_version, names), key=_numbers)
+    return sorted(version for version in map(parse_version, names) if version)
 
 
 def _exists(path: Path) -> StoreError:
@@ -329,9 +317,10 @@ def _make_staging(name: str, lock: int) -> None:
 
 def _clear_staging(lock: int) -> None:
     """Remove every staging folder; with the lock held, each is a dead process's or to be undone."""
-    for name in os.listdir(lock):
-        if name.startswith(_STAGING):
-            _remove(name, lock)
+    with _opened(".", _FOLDER, lock) as home:  # opened now: btrfs lists what was there at opening
+        for name in os.listdir(home):
+            if name.startswith(_STAGING):
+                _remove(name, home)
 
 
 def _remove(name: str, parent: int) -> None:

@@ -103,7 +103,7 @@ class Architecture(_Strict):
     depth: Annotated[int, Field(ge=1, le=256)]
     heads: _Width
     mlp_dim: _Width
-    classes: Annotated[int, Field(ge=1, le=2**20)]
+    classes: Annotated[int, Field(ge=2, le=2**20)]
 
     @property
     def tokens(self) -> int:
@@ -170,7 +170,7 @@ class _Published(_Strict):
     speed: Annotated[tuple[_Speed, ...], Field(strict=False)] = ()
 
 
-class _Document(_Strict):
+class CardFile(_Strict):
     """A card file as it is written."""
 
     name: Name
@@ -356,14 +356,14 @@ def _decode(data: bytes, path: Path, code: str) -> str:
         raise CardError(code, path, expected="UTF-8", got=got) from None
 
 
-def _parse(data: bytes, path: Path) -> _Document:
+def _parse(data: bytes, path: Path) -> CardFile:
     text = _decode(data, path, "E_CARD_MALFORMED")
     try:
         fields: dict[str, Any] = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise CardError("E_CARD_MALFORMED", path, expected="TOML", got=error) from None
     try:
-        return _Document.model_validate(fields)
+        return CardFile.model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         got = None if first["type"] == "missing" else first["input"]
@@ -372,7 +372,7 @@ def _parse(data: bytes, path: Path) -> _Document:
         ) from None
 
 
-def _problems(document: _Document) -> Iterator[dict[str, Any]]:
+def _problems(document: CardFile) -> Iterator[dict[str, Any]]:
     """Yield what the fields say against each other, as arguments of a CardError."""
     labels = Path(document.labels)
     if labels.is_absolute() or ".." in labels.parts:

@@ -16,10 +16,22 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
+from vitaie.manifests import outputs
+from vitaie.manifests.card import CardFile
 from vitaie.manifests.manifest import Manifest
 
 MODELS: dict[str, type[BaseModel]] = {
     "manifest": Manifest,
+    "card": CardFile,
+    "output-error": outputs.ErrorOutput,
+    "output-info": outputs.InfoOutput,
+    "output-classify": outputs.ClassifyOutput,
+    "output-preprocess": outputs.PreprocessOutput,
+    "output-verify": outputs.VerifyOutput,
+    "output-variants": outputs.VariantsOutput,
+    "output-checkpoint": outputs.CheckpointOutput,
+    "output-bundle": outputs.BundleOutput,
+    "output-doctor": outputs.DoctorOutput,
 }
 """Each schema's file name, without ``.json``, and the model it is made from."""
 

@@ -3,26 +3,25 @@
 The order is fixed: the manifest, then the folder against the manifest, then size and digest of
 every file. Files are opened once, relative to the open folder, and read into private memory;
 what was hashed is what is parsed. Raw weights may reach an engine while they are still being
-hashed (``Bytes.data``), but nothing the engine says may leave before ``Bytes.check()``.
+hashed (``Bytes.data``), but nothing the engine says may leave before ``Bytes.check``.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import re
 import stat
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from vitaie.manifests.digests import CHUNK_SIZE
-from vitaie.manifests.errors import BundleError, DiskError, ManifestError
+from vitaie.manifests.digests import CHUNKED_ABOVE
+from vitaie.manifests.errors import BundleError, ManifestError
+from vitaie.runtime._bytes import FETCH_AGAIN, Bytes, wrong_size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,8 +31,8 @@ if TYPE_CHECKING:
 MANIFEST_NAME = "manifest.json"
 _VERSION = re.compile(r"(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})\Z")
 _MAX_MANIFEST_BYTES = 2**20
+_MAX_EARLY = 2**31  # bytes of memory that may be wasted on a bundle that turns out to be none
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_FETCH_AGAIN = "The bundle was changed after it was published; fetch it again."
 
 
 def parse_version(name: str) -> tuple[int, int, int] | None:
@@ -68,50 +67,6 @@ def locate(path: str | os.PathLike[str]) -> Path:
     return folder / newest[1]
 
 
-class Bytes:
-    """One artifact's bytes in private memory, being hashed in the background.
-
-    Attributes:
-        data: uint8 [size], read but not yet checked. Only raw weights may be used before
-            ``check``.
-    """
-
-    def __init__(self, where: str, artifact: Artifact, data: NDArray[np.uint8]) -> None:
-        """Start hashing ``data``, in parallel where the artifact lists its chunks."""
-        self.data = data
-        self._where = where
-        self._artifact = artifact
-        view = data.data
-        if artifact.chunks:
-            self._expected = list(artifact.chunks)
-            parts = [view[start : start + CHUNK_SIZE] for start in range(0, len(view), CHUNK_SIZE)]
-        else:
-            self._expected = [artifact.sha256]
-            parts = [view]
-        self._pool = ThreadPoolExecutor(min(len(parts), available_cpus()))
-        self._digests: list[Future[str]] = [self._pool.submit(_sha256, part) for part in parts]
-        self._pool.shutdown(wait=False)
-
-    def check(self) -> NDArray[np.uint8]:
-        """Return the bytes once their digest is known to be the manifest's.
-
-        Raises:
-            BundleError: The digest is another one.
-        """
-        actual = [future.result() for future in self._digests]
-        for index, (got, expected) in enumerate(zip(actual, self._expected)):
-            if got != expected:
-                raise BundleError(
-                    "E_BUNDLE_FILE_DIGEST",
-                    self._where,
-                    field=f"chunk {index}" if self._artifact.chunks else "",
-                    expected=expected,
-                    got=got,
-                    hint=_FETCH_AGAIN,
-                )
-        return self.data
-
-
 class Bundle:
     """An open bundle: its manifest, and one open file for each artifact.
 
@@ -123,83 +78,107 @@ class Bundle:
         self.folder = folder
         self.manifest = manifest
         self._files = files
-        self._checked: dict[str, Bytes] = {}
+        self._bytes: dict[str, Bytes] = {}
 
     def begin(self, path: str) -> Bytes:
-        """Read an artifact into private memory and start hashing it; read once, kept after."""
-        if path not in self._checked:
-            artifact = self.manifest.artifact(path)
-            where = str(self.folder / path)
-            self._checked[path] = Bytes(where, artifact, _read(self._files[path], artifact, where))
-        return self._checked[path]
+        """Start reading and hashing an artifact into private memory; once, and kept after."""
+        if path not in self._bytes:
+            size = self.manifest.artifact(path).size
+            self._bytes[path] = Bytes(self._files[path], size, str(self.folder / path))
+        return self._bytes[path]
 
     def read(self, path: str) -> NDArray[np.uint8]:
         """Return an artifact's bytes, uint8 [size], after their digest was checked."""
-        return self.begin(path).check()
+        return self.begin(path).check(self.manifest.artifact(path))
 
     def check(self, paths: Iterable[str] | None = None) -> None:
         """Check the digest of every artifact, or of ``paths``; keep only what was read already."""
         for artifact in self.manifest.artifacts:
             if paths is None or artifact.path in paths:
-                known = artifact.path in self._checked
+                known = artifact.path in self._bytes
                 self.read(artifact.path)
                 if not known:
                     self.release(artifact.path)
 
     def release(self, path: str) -> None:
         """Forget an artifact's bytes."""
-        self._checked.pop(path, None)
+        if path in self._bytes:
+            self._bytes.pop(path).stop()
+
+    def adopt(self, path: str, early: Bytes, descriptor: int) -> bool:
+        """Take over what was read early, if it is the very file that was opened for ``path``."""
+        mine = os.fstat(self._files[path])
+        if not os.path.samestat(mine, os.fstat(descriptor)) or mine.st_size != early.size:
+            return False
+        self._bytes[path] = early
+        return True
 
     def close(self) -> None:
         """Forget the bytes. ``open_bundle`` closes the files."""
-        self._checked.clear()
+        for path in list(self._bytes):
+            self.release(path)
         self._files = {}
 
 
 @contextmanager
-def open_bundle(path: str | os.PathLike[str]) -> Generator[Bundle, None, None]:
+def open_bundle(path: str | os.PathLike[str], *, early: str = "") -> Generator[Bundle, None, None]:
     """Open a bundle's manifest and files. Digests of files are checked as they are read.
 
     Args:
         path: A version's folder, or the folder of its versions (the newest is taken).
+        early: An artifact that will be needed: it is read and hashed while the manifest is.
 
     Raises:
         BundleError: Anything missing, extra, linked, of the wrong size or malformed.
     """
     folder = locate(path)
-    try:
-        root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise BundleError("E_BUNDLE_NOT_FOUND", folder, got=error.strerror) from None
-    files: dict[str, int] = {}
-    try:
-        manifest = _read_manifest(root, folder)
-        artifacts = {artifact.path: artifact for artifact in manifest.artifacts}
-        with closing(_walk(root, folder, set(artifacts))) as found:
-            for relative, entry in found:
-                # A folder being changed may list a name twice: the first one stands.
-                if relative != MANIFEST_NAME and relative not in files:
-                    files[relative] = _open_artifact(entry, folder, artifacts[relative])
-        missing = [name for name in artifacts if name not in files]
-        if missing:
-            raise BundleError("E_BUNDLE_FILE_MISSING", folder / missing[0], hint=_FETCH_AGAIN)
-        bundle = Bundle(folder, manifest, files)
+    with ExitStack() as stack:
         try:
-            yield bundle
-        finally:
-            bundle.close()
-    finally:
-        for descriptor in (*files.values(), root):
-            os.close(descriptor)
+            root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise BundleError("E_BUNDLE_NOT_FOUND", folder, got=error.strerror) from None
+        stack.callback(os.close, root)
+        begun = _begin_early(root, early, folder, stack) if early else None
+        manifest = _read_manifest(root, folder)
+        bundle = Bundle(folder, manifest, _open_artifacts(root, folder, manifest, stack))
+        stack.callback(bundle.close)
+        if begun is not None:
+            bundle.adopt(early, *begun)
+        yield bundle
 
 
-def available_cpus() -> int:
-    """Return how many processors this process may run on."""
-    return len(os.sched_getaffinity(0))
+def _open_artifacts(
+    root: int, folder: Path, manifest: Manifest, stack: ExitStack
+) -> dict[str, int]:
+    """Open every artifact, by path; the stack closes them."""
+    artifacts = {artifact.path: artifact for artifact in manifest.artifacts}
+    files: dict[str, int] = {}
+    with closing(_walk(root, folder, set(artifacts))) as found:
+        for relative, entry in found:
+            # A folder being changed may list a name twice: the first one stands.
+            if relative != MANIFEST_NAME and relative not in files:
+                files[relative] = _open_artifact(entry, folder, artifacts[relative])
+                stack.callback(os.close, files[relative])
+    missing = [name for name in artifacts if name not in files]
+    if missing:
+        raise BundleError("E_BUNDLE_FILE_MISSING", folder / missing[0], hint=FETCH_AGAIN)
+    return files
 
 
-def _sha256(data: memoryview) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _begin_early(root: int, name: str, folder: Path, stack: ExitStack) -> tuple[Bytes, int] | None:
+    """Start reading a large file before the manifest is known; what it is, is judged later."""
+    where = str(folder / name)
+    try:
+        descriptor = _open_file(_Entry(root, name), where)
+    except (BundleError, FileNotFoundError):
+        return None
+    stack.callback(os.close, descriptor)
+    size = os.fstat(descriptor).st_size
+    if not CHUNKED_ABOVE < size <= _MAX_EARLY:
+        return None
+    begun = Bytes(descriptor, size, where, spare=1)
+    stack.callback(begun.stop)
+    return begun, descriptor
 
 
 def _read_manifest(root: int, folder: Path) -> Manifest:
@@ -230,9 +209,7 @@ class _Entry(NamedTuple):
     name: str
 
 
-def _walk(
-    root: int, folder: Path, expected: set[str]
-) -> Generator[tuple[str, _Entry], None, None]:
+def _walk(root: int, folder: Path, expected: set[str]) -> Generator[tuple[str, _Entry], None, None]:
     """Yield every file the manifest lists; refuse, at the first sight, anything it does not.
 
     An entry's folder is open until the next one is asked for.
@@ -288,7 +265,9 @@ def _open_artifact(entry: _Entry, folder: Path, artifact: Artifact) -> int:
     except FileNotFoundError as error:  # it was there when the folder was listed
         raise _unreadable(error, where) from None
     try:
-        _check_size(os.fstat(descriptor).st_size, artifact, where)
+        size = os.fstat(descriptor).st_size
+        if size != artifact.size:
+            raise wrong_size(where, artifact.size, size)
     except BaseException:
         os.close(descriptor)
         raise
@@ -334,47 +313,6 @@ def _check_file(status: os.stat_result, where: str) -> None:
             got=f"{status.st_nlink} names",
             hint="Copy the bundle without hard links (cp --no-preserve=links).",
         )
-
-
-def _check_size(size: int, artifact: Artifact, where: str) -> None:
-    if size != artifact.size:
-        raise BundleError(
-            "E_BUNDLE_FILE_SIZE",
-            where,
-            expected=f"{artifact.size} bytes",
-            got=f"{size} bytes",
-            hint=_FETCH_AGAIN,
-        )
-
-
-def _read(descriptor: int, artifact: Artifact, where: str) -> NDArray[np.uint8]:
-    """Read exactly the artifact's size, in parallel parts, and see that the file ends there."""
-    try:
-        data: NDArray[np.uint8] = np.empty(artifact.size, np.uint8)
-    except MemoryError:
-        raise DiskError("E_MEMORY", where, expected=f"{artifact.size} bytes") from None
-    view = data.data
-
-    def read_part(start: int) -> None:
-        end = min(start + CHUNK_SIZE, artifact.size)
-        while start < end:
-            count = os.preadv(descriptor, [view[start:end]], start)
-            if count == 0:
-                _check_size(start, artifact, where)
-            start += count
-
-    try:
-        starts = range(0, artifact.size, CHUNK_SIZE)
-        if len(starts) > 1:
-            with ThreadPoolExecutor(min(len(starts), available_cpus())) as pool:
-                for _ in pool.map(read_part, starts):
-                    pass
-        elif starts:
-            read_part(0)
-        _check_size(os.fstat(descriptor).st_size, artifact, where)
-    except OSError as error:
-        raise _unreadable(error, where) from None
-    return data
 
 
 def _unreadable(error: OSError, where: str) -> BundleError:

@@ -12,7 +12,7 @@ import numpy as np
 import typer
 
 from vitaie.manifests.digests import sha256
-from vitaie.manifests.errors import InputError, printable
+from vitaie.manifests.errors import BundleError, InputError, printable
 from vitaie.runtime import _preprocess
 from vitaie.runtime._bundle import locate, open_bundle
 from vitaie.runtime._command import (
@@ -24,9 +24,9 @@ from vitaie.runtime._command import (
     new_app,
     print_json,
     run,
-    say,
     steps,
     suggest,
+    utf8,
 )
 from vitaie.runtime._files import check_output, write_output
 from vitaie.runtime._model import load
@@ -60,7 +60,7 @@ def info(bundle: BundlePath, as_json: Json = False, quiet: Quiet = False) -> Non
     if as_json:
         from vitaie.manifests.outputs import InfoOutput
 
-        print_json(InfoOutput(path=str(folder), manifest=manifest))
+        print_json(InfoOutput(path=utf8(folder), manifest=manifest))
     else:
         print("\n".join(_describe(folder, manifest)))
     suggest(quiet, "vitaie", "verify", folder)
@@ -140,14 +140,14 @@ def classify(
                         print(f"  {100 * p.probability:6.2f}%  {name}")
                 found.append(
                     ImageOutput(
-                        image=str(image),
+                        image=utf8(image),
                         predictions=[PredictionOutput(**asdict(p)) for p in predictions],
                     )
                 )
         if as_json:
             print_json(
                 ClassifyOutput(
-                    path=str(folder),
+                    path=utf8(folder),
                     version=model.manifest.version,
                     target=model.target.id,
                     images=found,
@@ -183,10 +183,10 @@ def preprocess(
 
         shape = list(tensor.shape)
         print_json(
-            PreprocessOutput(output=str(output), dtype="float32", shape=shape, sha256=digest)
+            PreprocessOutput(output=utf8(output), dtype="float32", shape=shape, sha256=digest)
         )
     else:
-        print(f"{output}: float32 {list(tensor.shape)}, sha256 {digest}")
+        print(f"{printable(output)}: float32 {list(tensor.shape)}, sha256 {digest}")
     suggest(quiet, "vitaie", "classify", folder, image)
 
 
@@ -217,7 +217,10 @@ def verify_command(
     if verdict.holds:
         suggest(quiet, "vitaie", "info", folder)
     else:
-        say("A claim is false: do not use this bundle for what it claims.", quiet)
+        false = next(claim for claim in verdict.claims if claim.status == "false")
+        hint = "Do not use this bundle for what it claims."
+        error = BundleError("E_CLAIM_FALSE", folder, field=false.claim, got=false.detail, hint=hint)
+        print(error, file=sys.stderr)
     return 0 if verdict.holds else 1
 
 
@@ -226,7 +229,7 @@ def verify_output(folder: Path, verdict: "Verdict") -> "VerifyOutput":
     from vitaie.manifests.outputs import ClaimOutput, VerifyOutput
 
     return VerifyOutput(
-        path=str(folder),
+        path=utf8(folder),
         name=verdict.manifest.name,
         version=verdict.manifest.version,
         content_digest=verdict.manifest.content_digest,

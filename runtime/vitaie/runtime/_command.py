@@ -5,16 +5,17 @@ Results go to stdout; progress, messages and the next useful command go to stder
 
 from __future__ import annotations
 
-import importlib
+import io
 import logging
 import os
 import shlex
 import sys
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
 
 import typer
+from tqdm import tqdm
 
 from vitaie.manifests.errors import DiskError, InputError, VitaieError, printable
 from vitaie.runtime._files import raise_on_sigterm
@@ -33,6 +34,8 @@ BundlePath = Annotated[
     str, typer.Argument(metavar="BUNDLE", help="A version's folder, or that of all versions.")
 ]
 
+
+_STDOUT_HINT = "Nothing was printed in full; give it a file or a pipe that takes it."
 
 # Newer typers come with a click of their own: this finds the base of all its complaints in either.
 _ClickError: type[Exception] = next(
@@ -57,6 +60,7 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> 
     as_json = "--json" in arguments
     try:
         raise_on_sigterm()
+        _prepare_streams()
         code = _invoke(app, name, list(arguments))
         sys.stdout.flush()
         return code
@@ -79,18 +83,44 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> 
         if error.filename is not None:
             raise  # not ours to print: every file has its own error
         _silence_stdout()
-        return _fail(DiskError("E_DISK", "standard output", got=error.strerror), False)
+        got = error.strerror
+        return _fail(DiskError("E_DISK", "standard output", got=got, hint=_STDOUT_HINT), False)
+
+
+def _prepare_streams() -> None:
+    """Let names of any alphabet reach a terminal of any encoding; refuse to print to nowhere.
+
+    Python has no stream for a descriptor that was closed before it started, and the next file
+    opened would get its number.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    output, messages = cast("Any", sys.stdout), cast("Any", sys.stderr)
+    if messages is None:
+        messages = sys.stderr = io.TextIOWrapper(io.BytesIO())
+    messages.reconfigure(errors="backslashreplace")
+    if output is None:
+        sys.stdout = io.TextIOWrapper(io.BytesIO())
+        raise DiskError("E_DISK", "standard output", got="it is closed", hint=_STDOUT_HINT)
+    output.reconfigure(errors="backslashreplace")
 
 
 def _invoke(app: typer.Typer, name: str, arguments: list[str]) -> int:
+    """Run a command as its ``main`` does, which would take a broken pipe for exit code 1."""
     command: Any = typer.main.get_command(app)
-    result = command.main(arguments, prog_name=name, standalone_mode=False)
+    try:
+        with command.make_context(name, arguments) as context:
+            result = command.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
     return result if isinstance(result, int) else 0
 
 
 def _fail(error: VitaieError, as_json: bool) -> int:
-    try:
+    with suppress(OSError):  # nobody listens; the exit code still says it
         print(str(error), file=sys.stderr, flush=True)
+    try:
         if as_json:
             from vitaie.manifests.outputs import ErrorDetail, ErrorOutput
 
@@ -105,7 +135,6 @@ def _fail(error: VitaieError, as_json: bool) -> int:
                 hint=error.hint,
             )
             print_json(ErrorOutput(error=detail))
-            sys.stdout.flush()
     except OSError:
         _silence_stdout()
     return error.exit_code
@@ -117,8 +146,15 @@ def _silence_stdout() -> None:
 
 
 def print_json(document: BaseModel) -> None:
-    """Print the one document of ``--json``."""
-    print(document.model_dump_json(indent=1))
+    """Print the one document of ``--json``, in UTF-8 whatever the terminal's encoding."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(document.model_dump_json(indent=1).encode("utf-8") + b"\n")
+    sys.stdout.flush()
+
+
+def utf8(path: object) -> str:
+    """Return a path for JSON: bytes that are no UTF-8 are escaped, as JSON cannot hold them."""
+    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def say(text: str, quiet: bool) -> None:
@@ -135,7 +171,6 @@ def suggest(quiet: bool, *command: object) -> None:
 @contextmanager
 def steps(names: Sequence[str], quiet: bool) -> Generator[Callable[[str], None], None, None]:
     """Show a bar of steps on stderr; yield the function that says which one starts."""
-    tqdm: Any = importlib.import_module("tqdm").tqdm
     with tqdm(
         total=len(names),
         disable=quiet,

@@ -75,7 +75,7 @@ def open_rgb(image: Image) -> PillowImage.Image:
         expected = "a path, bytes, a PIL image or a uint8 array [H, W, 3]"
         got = type(image).__name__
         raise ImageError("E_ARGUMENT", where, expected=expected, got=got) from error
-    return _from_bytes(_read(path, where), where)
+    return _from_bytes(read_file(path, where), where)
 
 
 def describe(image: Image) -> str:
@@ -101,7 +101,7 @@ def cut(
     return rectangle
 
 
-def _read(path: str, where: str) -> bytes:
+def read_file(path: str, where: str) -> bytes:
     """Return the bytes of a regular file; a FIFO or device is refused without waiting for it."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)

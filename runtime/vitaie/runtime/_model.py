@@ -8,13 +8,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Union, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Union, cast, overload
 
 import numpy as np
 
-from vitaie.manifests.errors import BundleError, InputError, TargetUnavailable
+from vitaie.manifests.errors import BundleError, DiskError, InputError, TargetUnavailable
 from vitaie.runtime import _images, _onnxruntime, _preprocess, _torchscript
-from vitaie.runtime._bundle import Bundle, available_cpus, open_bundle
+from vitaie.runtime._bundle import Bundle, open_bundle
+from vitaie.runtime._bytes import available_cpus
 
 if TYPE_CHECKING:
     from types import ModuleType, TracebackType
@@ -93,27 +94,30 @@ class Model:
 
         Raises:
             InputError: The batch has another type or shape, or the model is closed.
+            BundleError: The engine fails on the bundle's model.
+            DiskError: There is not enough memory for a batch of this size.
         """
         engine = self._engine
         if engine is None:
             raise InputError("E_CLOSED", self.manifest.name, hint="Load the bundle again.")
-        # What does not pretend to be an array is refused here, not deep in an engine.
-        shape: tuple[int, ...] | None = getattr(batch, "shape", None)
-        if (
-            shape is None
-            or batch.dtype != np.float32
-            or batch.ndim != 4
-            or batch.shape[0] < 1
-            or batch.shape[1:] != self._shape
-        ):
-            raise InputError(
-                "E_BATCH",
-                "batch",
-                expected=f"float32 [B, {', '.join(map(str, self._shape))}]",
-                got=f"{getattr(batch, 'dtype', type(batch).__name__)} {list(shape or ())}",
-                hint="Stack what Model.preprocess returns.",
-            )
-        return engine.logits(batch if batch.flags.c_contiguous else np.ascontiguousarray(batch))
+        self._check_batch(batch)
+        return run(engine, np.ascontiguousarray(batch), self.manifest)
+
+    def _check_batch(self, batch: object) -> None:
+        """Refuse what is no batch here, not deep in an engine."""
+        got = type(batch).__name__
+        if isinstance(batch, np.ndarray):
+            array = cast("NDArray[Any]", batch)
+            if array.dtype == np.float32 and array.shape[1:] == self._shape and len(array) > 0:
+                return
+            got = f"{array.dtype} {list(array.shape)}"
+        raise InputError(
+            "E_BATCH",
+            "batch",
+            expected=f"float32 [B, {', '.join(map(str, self._shape))}]",
+            got=got,
+            hint="Stack what Model.preprocess returns.",
+        )
 
     @overload
     def classify(self, image: Image, top_k: int = 5) -> list[Prediction]: ...
@@ -165,6 +169,9 @@ class Model:
                     try:
                         decoding.append(decoders.submit(self.preprocess, next(source)))
                     except StopIteration:
+                        exhausted = True
+                    except Exception as error:  # the source's own; its turn comes as an image's
+                        decoding.append(_failed(error))
                         exhausted = True
                 if decoding and len(running) < 2:
                     tensors = [decoding.popleft() for _ in range(min(batch_size, len(decoding)))]
@@ -240,6 +247,12 @@ class _Batch(NamedTuple):
     error: BaseException | None
 
 
+def _failed(error: Exception) -> Future[NDArray[np.float32]]:
+    future: Future[NDArray[np.float32]] = Future()
+    future.set_exception(error)
+    return future
+
+
 def load(
     path: str | os.PathLike[str], *, target: str = "auto", threads: int | None = None
 ) -> Model:
@@ -257,7 +270,7 @@ def load(
         InputError: The bundle has no such target, or ``threads`` is below 1.
     """
     check_threads(threads)
-    with open_bundle(path) as bundle:
+    with open_bundle(path, early="model.ts") as bundle:
         chosen = choose_target(bundle.manifest, target)
         bundle.check({a.path for a in bundle.manifest.artifacts if a.path != "model.ts"})
         engine = open_engine(bundle, chosen, threads)
@@ -299,6 +312,30 @@ def missing_for(target: Target) -> str:
     """Return what this machine lacks to run a target; nothing when it can."""
     missing: str = _BACKENDS[target.backend].missing()
     return missing
+
+
+def run(engine: Engine, batch: NDArray[np.float32], manifest: Manifest) -> NDArray[np.float32]:
+    """Return an engine's logits, float32 [B, classes], of a batch that it takes.
+
+    Raises:
+        BundleError: The engine fails, or gives something else.
+        DiskError: There is not enough memory.
+    """
+    try:
+        logits = engine.logits(batch)
+    except Exception as error:  # engines document no exception classes
+        if isinstance(error, MemoryError) or "alloc" in str(error):
+            raise DiskError(
+                "E_MEMORY", manifest.name, got=error, hint="Use a smaller batch."
+            ) from None
+        raise BundleError("E_BUNDLE_ENGINE", manifest.name, got=error) from None
+    expected = (len(batch), manifest.model.classes)
+    if logits.shape != expected or logits.dtype != np.float32:
+        got = f"{logits.dtype} {list(logits.shape)}"
+        raise BundleError(
+            "E_BUNDLE_ENGINE", manifest.name, expected=f"float32 {list(expected)}", got=got
+        )
+    return logits
 
 
 def open_engine(bundle: Bundle, target: Target, threads: int | None) -> Engine:

@@ -14,7 +14,9 @@ from typing import NamedTuple, Union
 
 from vitaie.manifests.errors import BundleError
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_VARINT, _BYTES = 0, 2
+_FIXED = {1: 8, 5: 4}
+"""Wire types of fixed size, in bytes: no field that matters here is of one."""
 
 # Message -> field number -> message of that field. Only what can lead to a TensorProto.
 _CHILDREN: dict[str, dict[int, str]] = {
@@ -105,7 +107,7 @@ def _external(tensor: memoryview) -> ExternalTensor | None:
         elif number == 13 and isinstance(value, memoryview):
             entries.append(_entry(value))
         elif number == 14 and isinstance(value, int):
-            location_kind = value
+            location_kind = value % 2**32
     if location_kind != _EXTERNAL and not entries:
         return None
     keys = [key for key, _ in entries]
@@ -131,28 +133,27 @@ def _entry(message: memoryview) -> tuple[str, str]:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, Union[int, memoryview]]]:
-    """Yield (field number, value) of one protobuf message."""
+    """Yield (field number, value) of one protobuf message's numbers, texts and messages."""
     position, end = 0, len(message)
     while position < end:
         key, position = _varint(message, position)
         number, wire = key >> 3, key & 7
-        if number == 0:
-            raise ValueError("field number 0")
+        if number == 0 or key >= 2**32:  # protobuf's C++ drops the bits above: another field
+            raise ValueError(f"field number {number}")
         if wire == _VARINT:
             value, position = _varint(message, position)
             yield number, value
             continue
         if wire == _BYTES:
             length, position = _varint(message, position)
-        elif wire == _FIXED64:
-            length = 8
-        elif wire == _FIXED32:
-            length = 4
+        elif wire in _FIXED:
+            length = _FIXED[wire]
         else:
             raise ValueError(f"wire type {wire}")
         if position + length > end:
             raise ValueError("a field runs past the end")
-        yield number, message[position : position + length]
+        if wire == _BYTES:
+            yield number, message[position : position + length]
         position += length
 
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vitaie.manifests.errors import BundleError, VitaieError
+from vitaie.runtime._bundle import MANIFEST_NAME
 from vitaie.runtime._onnx_graph import external_tensors
+from vitaie.runtime._torchscript_archive import tensor_places
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,7 +45,8 @@ class Engine:
         graph = bundle.read("model.onnx").tobytes()
         check_weights(bundle, graph)
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what is wrong is raised; stderr is not its to write to
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         if threads is not None:
             options.intra_op_num_threads = threads
         options.graph_optimization_level = (
@@ -69,9 +72,9 @@ class Engine:
                 graph, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime documents no exception classes
-            weights.check()
+            bundle.read("model.ts")
             raise _refused(bundle, error) from None
-        weights.check()
+        check_places(bundle, bundle.read("model.ts"))
         self._session = session
         self._input = bundle.manifest.inputs[0].name
         self._outputs = [bundle.manifest.outputs[0].name]
@@ -109,6 +112,24 @@ def check_weights(bundle: Bundle, graph: bytes) -> None:
     for name in expected:
         if name not in seen:
             raise BundleError("E_ONNX_WEIGHTS", where, field=name, got="not in the graph")
+
+
+def check_places(bundle: Bundle, data: NDArray[np.uint8]) -> None:
+    """See that each weight is all of one tensor of ``model.ts``, and no part of the zip around it.
+
+    Raises:
+        BundleError: One is not, or ``model.ts`` is not built as a bundle's is.
+    """
+    places = tensor_places(data.data, str(bundle.folder / "model.ts"))
+    for index, weight in enumerate(bundle.manifest.weights):
+        if (weight.offset, weight.length) not in places:
+            raise BundleError(
+                "E_MANIFEST_WEIGHTS",
+                bundle.folder / MANIFEST_NAME,
+                field=f"weights[{index}].offset",
+                expected="the place of a tensor",
+                got=f"{weight.offset} and {weight.length} bytes",
+            )
 
 
 def _check_interface(bundle: Bundle, session: Any) -> None:

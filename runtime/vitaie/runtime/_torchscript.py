@@ -49,10 +49,11 @@ class Engine:
         if missing():
             raise TargetUnavailable("E_EXTRA_MISSING", target.id, got=missing())
         where = str(bundle.folder / "model.ts")
-        with _private_file(bundle.read("model.ts")) as descriptor:
+        data = bundle.read("model.ts")
+        check_archive(data.data, where)
+        with _private_file(data) as descriptor:
+            del data
             bundle.release("model.ts")
-            with open(descriptor, "rb", closefd=False) as archive:
-                check_archive(archive, where)
             torch: Any = importlib.import_module("torch")
             if threads is not None:
                 torch.set_num_threads(threads)

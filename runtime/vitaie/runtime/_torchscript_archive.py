@@ -13,8 +13,9 @@ import io
 import pickle
 import re
 import struct
-from collections.abc import Iterator
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 from vitaie.manifests.errors import BundleError
 
@@ -23,19 +24,22 @@ _MEMBER = re.compile(
     r"|\.data/version|code/__torch__(/[A-Za-z_][A-Za-z0-9_]*)+\.py)\Z"
 )
 _PADDING = re.compile(rb"(FB(?P<length>..)(?P<fill>Z*))?\Z", re.DOTALL)
-_MAX_MEMBERS = 2**16 - 1
+_END = struct.Struct("<4s4H2LH")
+_ENTRY = struct.Struct("<4s6H3L5H2L")
+_LOCAL = struct.Struct("<4s5H3L2H")
+_ZIP64 = 2**16 - 1
+_MORE = "a zip archive with more or less in it than its members"
 _MAX_TEXT = 16 * 2**20
 """Bytes of one member that is read: code or a pickle."""
 
 # Operators without side effects that a Vision Transformer's trace is made of.
-_OPERATORS = frozenset(
-    "_convolution add addmm bmm cat chunk contiguous div dropout expand flatten floor_divide gelu"
-    " layer_norm linear matmul mul numel permute reshape select size slice softmax split squeeze"
-    " sub t transpose unbind unsqueeze view".split()
+_OPERATORS = re.compile(
+    "_convolution|add|addmm|bmm|cat|chunk|contiguous|div|dropout|expand|flatten|floor_divide|gelu"
+    "|layer_norm|linear|matmul|mul|numel|permute|reshape|select|size|slice|softmax|split|squeeze"
+    "|sub|t|transpose|unbind|unsqueeze|view"
 )
 _CALLABLE = frozenset({"int", "getattr", "annotate", "return", "ops.prim.NumToTensor"})
 _DUNDERS = frozenset({"__torch__", "__parameters__", "__buffers__", "__annotations__"})
-_BEFORE_A_WORD = frozenset({"class", "def", "return"})
 _CODE = re.compile(r'[A-Za-z0-9_\n "(),.:=>\[\]-]*\Z')
 _DEFINITION = re.compile(r"^(class [A-Za-z_]\w*\(Module\):$|  def forward\d*\(self: )", re.M)
 _STRING = re.compile(r'"[A-Za-z0-9_.]*"')
@@ -56,91 +60,112 @@ class _Member(NamedTuple):
     size: int
 
 
-class _Unsafe(Exception):
+class _UnsafeError(Exception):
     """A rule that does not hold: the member, and what it holds."""
 
 
-def check_archive(archive: BinaryIO, where: str) -> None:
+def check_archive(data: memoryview, where: str) -> None:
     """See that a TorchScript archive holds only what the builder puts there.
 
     Raises:
         BundleError: The zip could be read in two ways, or a member, an operator, a type or a
             tensor is not one of a traced Vision Transformer.
     """
+    with _refusal(where):
+        members = {member.name: member for member in _members(data)}
+        for name, member in members.items():
+            if not name.endswith((".py", ".pkl")):
+                continue
+            if member.size > _MAX_TEXT:
+                raise _UnsafeError(name, f"{member.size} bytes")
+            text = bytes(data[member.start : member.start + member.size])
+            if name.endswith(".py"):
+                _check_code(name, text)
+            else:
+                _check_pickle(name, text, members)
+
+
+def tensor_places(data: memoryview, where: str) -> set[tuple[int, int]]:
+    """Return the (offset, length) in bytes of each tensor of a TorchScript archive.
+
+    Raises:
+        BundleError: The zip could be read in two ways.
+    """
+    with _refusal(where):
+        return {
+            (member.start, member.size)
+            for member in _members(data)
+            if member.name.startswith("model/data/")
+        }
+
+
+@contextmanager
+def _refusal(where: str) -> Generator[None, None, None]:
     try:
-        members = {member.name: member for member in _members(archive)}
-        for member in members.values():
-            if member.name.endswith((".py", ".pkl")) and member.size > _MAX_TEXT:
-                raise _Unsafe(member.name, f"{member.size} bytes")
-            if member.name.endswith(".py"):
-                _check_code(member.name, _read(archive, member.start, member.size))
-            elif member.name.endswith(".pkl"):
-                _check_pickle(member.name, _read(archive, member.start, member.size), members)
-    except _Unsafe as found:
+        yield
+    except _UnsafeError as found:
         member, got = found.args
         raise BundleError("E_TORCHSCRIPT_UNSAFE", where, field=member, got=got) from None
 
 
-def _members(archive: BinaryIO) -> Iterator[_Member]:
+def _members(data: memoryview) -> Iterator[_Member]:
     """Yield the members of a zip that every reader reads alike, or refuse it.
 
     The end record is last, without comment; the directory ends where it begins; the members
     fill the file up to the directory, in its order, stored, and say of themselves what it says.
     (APPNOTE.TXT 6.3.3, sections 4.3.7, 4.3.12 and 4.3.16.)
     """
-    size = archive.seek(0, io.SEEK_END)
-    if size < 22:
-        raise _Unsafe("", "not a zip archive")
-    signature, *disks, here, count, length, directory, comment = struct.unpack(
-        "<4s4H2LH", _read(archive, size - 22, 22)
-    )
+    end = len(data) - _END.size
+    if end < 0:
+        raise _UnsafeError("", "not a zip archive")
+    signature, *disks, here, count, length, directory, comment = _END.unpack_from(data, end)
     if signature != b"PK\5\6" or disks != [0, 0] or here != count or comment:
-        raise _Unsafe("", "not a zip archive, or one of several parts or with a comment")
-    if directory + length + 22 != size or not 0 < count < _MAX_MEMBERS:
-        raise _Unsafe("", "a zip archive with more in it than its members")
-    central = io.BytesIO(_read(archive, directory, length))
-    position = 0
+        raise _UnsafeError("", "not a zip archive, or one of several parts or with a comment")
+    if directory + length != end or count == _ZIP64:
+        raise _UnsafeError("", _MORE)
+    position, entry = 0, directory
     seen: set[str] = set()
     for _ in range(count):
-        member, position = _member(archive, central, position)
+        member, entry = _member(data[:end], position, entry)
         if member.name.lower() in seen:  # PyTorch's reader finds members without regard to case
-            raise _Unsafe(member.name, "the same name twice")
+            raise _UnsafeError(member.name, "the same name twice")
         seen.add(member.name.lower())
+        position = member.start + member.size
         yield member
-    if position != directory or central.read(1):
-        raise _Unsafe("", "a zip archive with more in it than its members")
+    if (position, entry) != (directory, end):
+        raise _UnsafeError("", _MORE)
 
 
-def _member(archive: BinaryIO, central: BinaryIO, position: int) -> tuple[_Member, int]:
-    """Return the next member, whose local header is at ``position``, and where it ends."""
-    head = central.read(46)
-    if len(head) != 46:
-        raise _Unsafe("", "a zip directory that is cut off")
-    fields = struct.unpack("<4s6H3L5H2L", head)
-    name_length, extra_length, comment_length = fields[10:13]
-    raw_name, extra = central.read(name_length), central.read(extra_length)
-    name = raw_name.decode("latin-1")
-    local = struct.unpack("<4s5H3L2H", _read(archive, position, 30))
-    local_name = _read(archive, position + 30, local[9])
-    local_extra = _read(archive, position + 30 + local[9], local[10])
+def _member(data: memoryview, position: int, entry: int) -> tuple[_Member, int]:
+    """Return the member at ``position``, whose directory entry is at ``entry``, and the next."""
+    try:
+        fields, local = _ENTRY.unpack_from(data, entry), _LOCAL.unpack_from(data, position)
+    except struct.error:
+        raise _UnsafeError("", "a zip archive that is cut off") from None
+    name_length, extra_length, comment_length, disk = fields[10:14]
     flags, method, _, _, _, packed, size = fields[3:10]
+    name_end = entry + _ENTRY.size + name_length
+    local_name_end = position + _LOCAL.size + local[9]
+    raw_name = bytes(data[entry + _ENTRY.size : name_end])
+    start = local_name_end + local[10]
+    name = raw_name.decode("latin-1")
     if not _MEMBER.match(name):
-        raise _Unsafe(name, "an unexpected member")
+        raise _UnsafeError(name, "an unexpected member")
     if flags or method or packed != size:
-        raise _Unsafe(name, "compressed, encrypted or with a data descriptor")
+        raise _UnsafeError(name, "compressed, encrypted or with a data descriptor")
     if (
         fields[0] != b"PK\1\2"
         or local[0] != b"PK\3\4"
         or local[2:9] != fields[3:10]
-        or local_name != raw_name
+        or bytes(data[position + _LOCAL.size : local_name_end]) != raw_name
         or comment_length
+        or disk
         or fields[16] != position
-        or not _is_padding(extra)
-        or not _is_padding(local_extra)
+        or not _is_padding(bytes(data[name_end : name_end + extra_length]))
+        or not _is_padding(bytes(data[local_name_end:start]))
     ):
-        raise _Unsafe(name, "said otherwise in the zip's directory")
-    start = position + 30 + local[9] + local[10]
-    return _Member(name, start, size), start + size
+        raise _UnsafeError(name, "not what the zip's directory says")
+    return _Member(name, start, size), name_end + extra_length
 
 
 def _is_padding(extra: bytes) -> bool:
@@ -150,46 +175,38 @@ def _is_padding(extra: bytes) -> bool:
     return not extra or int.from_bytes(match["length"], "little") == len(match["fill"])
 
 
-def _read(archive: BinaryIO, start: int, size: int) -> bytes:
-    archive.seek(start)
-    data = archive.read(size)
-    if len(data) != size:
-        raise _Unsafe("", "a zip archive that is cut off")
-    return data
-
-
 def _check_code(member: str, data: bytes) -> None:
     """See that TorchScript source defines modules that call each other and known operators."""
     code = data.decode("latin-1")
     if not _CODE.match(code):
-        raise _Unsafe(member, "a character that traced code does not have")
+        raise _UnsafeError(member, "a character that traced code does not have")
     for dunder in _DUNDER.findall(code):
         if dunder not in _DUNDERS:
-            raise _Unsafe(member, dunder)
+            raise _UnsafeError(member, dunder)
     code = _STRING.sub('""', _DEFINITION.sub("", code))
     end_of_last = 0
     for match in _NAME.finditer(code):
         name, before, after = match[0], code[end_of_last : match.start()], code[match.end() :][:2]
         end_of_last = match.end()
         if before.endswith("."):
-            known = before.endswith(").") and re.fullmatch(r"forward\d*", name)
+            known = re.fullmatch(r"forward\d*", name) is not None and before.endswith(").")
         elif after.startswith("(") or after == " (":
             known = name in _CALLABLE or _is_operator(name)
         elif re.match(r" [A-Za-z0-9_]", after):
-            known = name in _BEFORE_A_WORD
+            known = name == "return"
         else:
             known = name.split(".")[0] not in ("torch", "ops") and (
                 not name.startswith("__torch__") or _is_module(name)
             )
         if not known:
-            raise _Unsafe(member, name)
+            raise _UnsafeError(member, name)
     if re.search(r'[\])"] *\(', code):
-        raise _Unsafe(member, "a call of something without a name")
+        raise _UnsafeError(member, "a call of something without a name")
 
 
 def _is_operator(name: str) -> bool:
     namespace, _, operator = name.partition(".")
-    return namespace == "torch" and operator in _OPERATORS
+    return namespace == "torch" and _OPERATORS.fullmatch(operator) is not None
 
 
 def _is_module(name: str) -> bool:
@@ -201,14 +218,14 @@ def _check_pickle(member: str, data: bytes, members: dict[str, _Member]) -> None
     """Unpickle with stand-ins for the few names allowed, each tensor checked on the way."""
     try:
         _Unpickler(data, member[: -len(".pkl")], members).load()
-    except _Unsafe as found:
-        raise _Unsafe(member, found.args[0]) from None
+    except _UnsafeError as found:
+        raise _UnsafeError(member, found.args[0]) from None
     except Exception as error:  # a broken pickle raises whatever its opcodes lead to
-        raise _Unsafe(member, f"a broken pickle: {error}") from None
+        raise _UnsafeError(member, f"a broken pickle: {error}") from None
 
 
 class _Storage(NamedTuple):
-    count: int
+    elements: int
 
 
 class _Tensor:
@@ -238,15 +255,15 @@ class _Unpickler(pickle.Unpickler):
             return name
         if _is_module(f"{module}.{name}"):
             return _Module
-        raise _Unsafe(f"{module}.{name}")
+        raise _UnsafeError(f"{module}.{name}")
 
     def persistent_load(self, pid: Any, /) -> _Storage:
         kind, storage, key, device, count = pid
         member = self._members.get(f"{self._folder}/{key}")
         if kind != "storage" or device != "cpu" or type(count) is not int or member is None:
-            raise _Unsafe(f"a storage {pid}")
+            raise _UnsafeError(f"a storage {pid}")
         if count * _ITEM_SIZES[storage] != member.size:
-            raise _Unsafe(f"{count} elements in the {member.size} bytes of {member.name}")
+            raise _UnsafeError(f"{count} elements in the {member.size} bytes of {member.name}")
         return _Storage(count)
 
 
@@ -260,8 +277,10 @@ def _rebuild_tensor(
 ) -> _Tensor:
     numbers = (offset, *shape, *strides)
     if any(type(number) is not int or number < 0 for number in numbers):
-        raise _Unsafe("a tensor with an offset, size or stride below 0")
+        raise _UnsafeError("a tensor with an offset, size or stride below 0")
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides))
-    if len(shape) != len(strides) or (0 not in shape and last >= storage.count):
-        raise _Unsafe(f"a tensor {list(shape)} that reaches past its {storage.count} elements")
+    if len(shape) != len(strides) or (0 not in shape and last >= storage.elements):
+        raise _UnsafeError(
+            f"a tensor {list(shape)} that reaches past its {storage.elements} elements"
+        )
     return _Tensor()
