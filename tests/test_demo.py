@@ -49,7 +49,7 @@ def timm_module(size: int, patch: int, width: int, depth: int, heads: int, mlp: 
 
 
 def plain_torch_loop(checkpoint: Path, images: list[Path]) -> list[Answer]:
-    module = timm_module(32, 8, 64, 4, 4, 2)
+    module = timm_module(32, 8, 64, 3, 4, 2)
     module.load_pretrained(str(checkpoint))
     transforms: Any = importlib.import_module("torchvision.transforms")
     see = transforms.Compose(

@@ -40,7 +40,7 @@ tqdm: Any = importlib.import_module("tqdm").tqdm
 functional: Any = torch.nn.functional
 
 CARD = Path(__file__).with_name("digits.toml")
-EPOCHS = 40
+EPOCHS = 60
 BATCH = 64
 PEAK_LEARNING_RATE = 2e-3
 SCALE = 8
@@ -156,9 +156,9 @@ def augment(images: Any) -> Any:
     The other half stays sharp, as the model will see them: interpolation blurs.
     """
     amounts = torch.empty(5, len(images)).uniform_(-1, 1) * torch.randint(2, (len(images),))
-    angle, (wider, taller), (right, down) = 0.15 * amounts[0], 0.1 * amounts[1:3], 0.1 * amounts[3:]
-    first_row = torch.stack([angle.cos() * (1 + wider), -angle.sin(), right], 1)
-    second_row = torch.stack([angle.sin(), angle.cos() * (1 + taller), down], 1)
+    angle, stretch, shift = 0.2 * amounts[0], 1 + 0.15 * amounts[1:3], 0.12 * amounts[3:]
+    first_row = torch.stack([angle.cos() * stretch[0], -angle.sin(), shift[0]], 1)
+    second_row = torch.stack([angle.sin(), angle.cos() * stretch[1], shift[1]], 1)
     matrix = torch.stack([first_row, second_row], 1)
     grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
     return functional.grid_sample(images + 1, grid, align_corners=False) - 1

@@ -7,8 +7,10 @@ bundle is wrong although every digest holds, as it would be in one that somebody
 from __future__ import annotations
 
 import json
+import os
+import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,9 @@ def reseal(bundle: Path, change: Callable[[Document], object] | None = None) -> 
     for row in whole["artifacts"]:
         data = (bundle / row["path"]).read_bytes()
         row["size"], row["sha256"] = len(data), digests.sha256(data)
+        starts = range(0, len(data), digests.CHUNK_SIZE)
+        chunks = [digests.sha256(data[start : start + digests.CHUNK_SIZE]) for start in starts]
+        row["chunks"] = chunks if len(data) > digests.CHUNKED_ABOVE else []
     if change is not None:
         change(whole)
     (bundle / "manifest.json").write_bytes(seal(whole))
@@ -59,3 +64,15 @@ def refused(bundle: Path, code: str, *, target: str = "cpu") -> VitaieError:
     assert caught.value.exit_code == 1
     assert str(caught.value).isprintable()
     return caught.value
+
+
+def flips(path: Path, chance: random.Random, count: int) -> Generator[None, None, None]:
+    """Flip a random bit of the file, yield, flip it back; again and again."""
+    size = path.stat().st_size
+    with open(path, "r+b", buffering=0) as file:
+        for _ in range(count):
+            place, bit = chance.randrange(size), 1 << chance.randrange(8)
+            byte = os.pread(file.fileno(), 1, place)[0]
+            os.pwrite(file.fileno(), bytes([byte ^ bit]), place)
+            yield
+            os.pwrite(file.fileno(), bytes([byte]), place)

@@ -13,7 +13,6 @@ import re
 import tempfile
 import warnings
 import zipfile
-import zlib
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,11 +114,11 @@ def _rewrite(
             name = next(names, "")
             array = np.ascontiguousarray(tensors.get(name, np.empty(0, np.float32)))
             data = array.data.cast("B")
-            if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
+            offset = _write(archive, target, info.filename, data)
+            if len(data) != info.file_size or archive.getinfo(info.filename).CRC != info.CRC:
                 raise BuildError(
                     "E_BUILD_DISAGREES", "model.ts", field=info.filename, expected=name or "no more"
                 )
-            offset = _write(archive, target, info.filename, data)
             stored.append(StoredTensor(name, array.shape, offset, len(data)))
     left = next(names, None)
     if left is not None:

@@ -6,6 +6,7 @@ Results go to stdout; progress, messages and the next useful command go to stder
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import shlex
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
 import typer
 from tqdm import tqdm
 
-from vitaie.manifests.errors import DiskError, InputError, VitaieError, printable
+from vitaie.manifests.errors import DiskError, InputError, VitaieError, error_codes, printable
 from vitaie.runtime._files import raise_on_sigterm
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> 
     as_json = "--json" in arguments
     try:
         raise_on_sigterm()
+        error_codes()  # read while files can be opened: what fails later may be just that
         _prepare_streams()
         code = _invoke(app, name, list(arguments))
         sys.stdout.flush()
@@ -93,10 +95,11 @@ def _prepare_streams() -> None:
     Python has no stream for a descriptor that was closed before it started, and the next file
     opened would get its number.
     """
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(descriptor)
     output, messages = cast("Any", sys.stdout), cast("Any", sys.stderr)
+    if output is None or messages is None:
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(descriptor)
     if messages is None:
         messages = sys.stderr = io.TextIOWrapper(io.BytesIO())
     messages.reconfigure(errors="backslashreplace")
@@ -146,10 +149,9 @@ def _silence_stdout() -> None:
 
 
 def print_json(document: BaseModel) -> None:
-    """Print the one document of ``--json``, in UTF-8 whatever the terminal's encoding."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(document.model_dump_json(indent=1).encode("utf-8") + b"\n")
-    sys.stdout.flush()
+    """Print the one document of ``--json``, in ASCII: any terminal takes it, none is steered."""
+    text = json.dumps(document.model_dump(mode="json"), indent=1).replace("\x7f", "\\u007f")
+    print(text, flush=True)
 
 
 def utf8(path: object) -> str:

@@ -1,0 +1,127 @@
+"""``vitaie`` as a process: streams that are closed, full or of another alphabet, and signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.bundles import copy_bundle, put
+from tests.support.images import PHOTOS
+from vitaie.manifests.outputs import ClassifyOutput, ErrorOutput, InfoOutput
+
+VITAIE = Path(sys.executable).with_name("vitaie")
+CAT = str(PHOTOS / "cat.jpg")
+
+
+def shell(line: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of shell; ``"$@"`` in it is vitaie with these arguments."""
+    command = ["sh", "-c", line, "sh", str(VITAIE), *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, encoding="utf-8", env={**os.environ, **environment}
+    )
+
+
+def test_the_installed_command_works(small_bundle: Path) -> None:
+    done = shell('"$@"', "info", small_bundle, "--json")
+    assert done.returncode == 0
+    InfoOutput.model_validate_json(done.stdout)
+
+
+@pytest.mark.parametrize("command", ["info", "verify"])
+@pytest.mark.parametrize("json_option", ["--json", "--quiet"])
+@pytest.mark.parametrize("output", [">&-", ">/dev/full"])
+def test_an_output_that_takes_nothing_is_5(
+    small_bundle: Path, command: str, json_option: str, output: str
+) -> None:
+    target = ["--target", "cpu"] if command == "verify" else []
+    done = shell(f'"$@" {output}', command, small_bundle, json_option, *target)
+    assert done.returncode == 5
+    (line,) = [line for line in done.stderr.splitlines() if "E_" in line]
+    assert line.startswith("E_DISK: standard output: ")
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["info"], ["info", "--json"], ["nonsense", "--json"]])
+def test_a_pipe_that_nobody_reads_is_no_traceback(small_bundle: Path, arguments: list[str]) -> None:
+    """The manifest alone is larger than what Python keeps before it writes."""
+    command, *options = arguments
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        process = subprocess.run(
+            [VITAIE, command, small_bundle, *options],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+    finally:
+        os.close(writer)
+    assert process.returncode == (2 if command == "nonsense" else 5)
+    assert "Traceback" not in process.stderr
+    assert "Exception" not in process.stderr
+
+
+def test_messages_that_cannot_be_shown_do_not_reach_the_output(small_bundle: Path) -> None:
+    done = shell('"$@" 2>&-', "classify", small_bundle, CAT, "--json")
+    assert done.returncode == 0
+    ClassifyOutput.model_validate_json(done.stdout)
+    for where in ("2>&-", "2>/dev/full"):
+        done = shell(f'"$@" {where}', "info", "/nowhere", "--json")
+        assert done.returncode == 1
+        assert ErrorOutput.model_validate_json(done.stdout).error.code == "E_BUNDLE_NOT_FOUND"
+
+
+def test_a_terminal_of_another_alphabet_gets_escapes_and_json_is_ascii(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = copy_bundle(small_bundle, tmp_path / "bundle")
+    put(bundle, "labels.txt", "".join(f"c{index}\tété {index}\n" for index in range(5)).encode())
+    done = shell('"$@"', "classify", bundle, CAT, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert "\\xe9t\\xe9 0" in done.stdout
+    done = shell('"$@"', "classify", bundle, CAT, "--json", PYTHONIOENCODING="latin-1")
+    assert done.returncode == 0
+    labels = {p["label"] for p in json.loads(done.stdout)["images"][0]["predictions"]}
+    assert "été 0" in labels
+    assert done.stdout.isascii()
+
+
+_SLOW = """
+import sys, time
+from vitaie.runtime import _cli
+
+def load(*arguments, **options):
+    print("loading", file=sys.stderr, flush=True)
+    time.sleep(60)
+
+_cli.load = load
+_cli.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_command_says_so_and_exits_with_130(
+    small_bundle: Path, number: signal.Signals
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SLOW, "classify", small_bundle, CAT, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    with process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "loading\n"
+        process.send_signal(number)
+        out, err = process.communicate()
+    assert process.returncode == 130
+    assert err.startswith("E_INTERRUPTED: ")
+    assert len(err.splitlines()) == 1
+    assert ErrorOutput.model_validate_json(out).error.exit_code == 130

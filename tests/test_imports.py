@@ -1,0 +1,79 @@
+"""What importing the runtime costs, and what it offers."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from vitaie import runtime
+from vitaie.manifests import errors
+
+HEAVY = (
+    *("torch", "torchvision", "timm", "onnx", "onnxruntime", "typer", "click", "pydantic", "tqdm"),
+    *("vitaie.builder", "vitaie.manifests.manifest"),
+)
+
+
+def modules_after(program: str) -> set[str]:
+    """Return the modules that a fresh interpreter has after a program."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}\nimport sys\nprint(*sys.modules)"],
+        check=True,
+        capture_output=True,
+        encoding="utf-8",
+    )
+    return set(done.stdout.split())
+
+
+def test_importing_the_runtime_imports_nothing_heavy() -> None:
+    loaded = modules_after("import vitaie.runtime")
+    assert "vitaie.runtime._model" in loaded
+    assert loaded.isdisjoint(HEAVY)
+
+
+def test_running_the_default_target_imports_neither_torch_nor_the_command_line(
+    small_bundle: Path,
+) -> None:
+    loaded = modules_after(
+        "import numpy\nfrom vitaie import runtime\n"
+        f"with runtime.load({str(small_bundle)!r}) as model:\n"
+        "    model.classify(numpy.zeros((50, 50, 3), numpy.uint8))"
+    )
+    assert "onnxruntime" in loaded
+    assert loaded.isdisjoint({"torch", "timm", "onnx", "typer", "tqdm", "vitaie.builder"})
+
+
+def test_all_is_the_public_surface() -> None:
+    public = {
+        name
+        for name, value in vars(runtime).items()
+        if not name.startswith("_") and type(value).__name__ != "module"
+    }
+    assert sorted(public) == runtime.__all__
+
+
+def test_the_tree_of_errors_names_every_class_under_its_parent() -> None:
+    tree = errors.__doc__ or ""
+    drawn: dict[str, str] = {}
+    open_at: dict[int, str] = {}
+    for line in tree.splitlines():
+        match = re.match(r"^( {4}[ │├└─]*)([A-Z]\w+)", line)
+        if match:
+            depth = (len(match[1]) - 4) // 4
+            open_at[depth] = match[2]
+            drawn[match[2]] = open_at.get(depth - 1, "Exception")
+    classes = {
+        name: value.__base__.__name__
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, errors.VitaieError) and value.__base__
+    }
+    assert drawn == classes
+
+
+def test_each_public_error_is_a_vitaie_error() -> None:
+    offered = {name for name in runtime.__all__ if name.endswith(("Error", "Unavailable"))}
+    assert len(offered) >= 7
+    for name in offered:
+        assert issubclass(getattr(runtime, name), errors.VitaieError)

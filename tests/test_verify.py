@@ -1,0 +1,371 @@
+"""Verifying finds every claim that is not true, and says of each one that it did not check."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.support.bundles import Document, copy_bundle, document, put, reseal
+from vitaie import runtime
+from vitaie.manifests.digests import sha256
+from vitaie.manifests.errors import VitaieError
+
+ONNX, TORCHSCRIPT = "goldens in onnxruntime-cpu-fp32", "goldens in torchscript-cpu-fp32"
+
+
+@pytest.fixture
+def bundle(small_bundle: Path, tmp_path: Path) -> Path:
+    return copy_bundle(small_bundle, tmp_path / "bundle")
+
+
+@pytest.fixture
+def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if torch were not installed."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+
+
+def statuses(verdict: runtime.Verdict) -> dict[str, str]:
+    return {claim.claim: claim.status for claim in verdict.claims}
+
+
+def false_claims(bundle: Path) -> list[str]:
+    """Verify in the default engine; return what is false, with its detail."""
+    verdict = runtime.verify(bundle, target="cpu")
+    found = [
+        f"{claim.claim}: {claim.detail}" for claim in verdict.claims if claim.status == "false"
+    ]
+    assert verdict.holds == (not found)
+    return found
+
+
+def verify_refuses(bundle: Path, code: str) -> VitaieError:
+    with pytest.raises(VitaieError) as caught:
+        runtime.verify(bundle, target="cpu")
+    assert (caught.value.code, caught.value.exit_code) == (code, 1), caught.value
+    return caught.value
+
+
+def golden(change: Callable[[Document], object]) -> Callable[[Document], None]:
+    """Return a change of the manifest that changes its first golden."""
+
+    def change_manifest(whole: Document) -> None:
+        change(whole["goldens"][0])
+
+    return change_manifest
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def npy(array: NDArray[Any]) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()
+
+
+# A right bundle
+
+
+def test_every_claim_of_a_right_bundle_is_listed_and_true(small_bundle: Path) -> None:
+    verdict = runtime.verify(small_bundle, target="cpu")
+    assert statuses(verdict) == {
+        "files": "true",
+        "golden 00 preprocessing": "true",
+        "golden 01 preprocessing": "true",
+        "golden 02 preprocessing": "true",
+        ONNX: "true",
+        TORCHSCRIPT: "not checked",
+    }
+    assert verdict.holds
+    assert verdict.manifest.model_dump(mode="json") == document(small_bundle)
+
+
+@pytest.mark.usefixtures("no_torch")
+def test_a_target_that_cannot_run_here_is_said_to_be_unchecked(small_bundle: Path) -> None:
+    verdict = runtime.verify(small_bundle)
+    assert statuses(verdict)[ONNX] == "true"
+    assert statuses(verdict)[TORCHSCRIPT] == "not checked"
+    assert "pip install 'vitaie[torch]'" in str(verdict.claims)
+    assert verdict.holds
+
+
+@pytest.mark.usefixtures("no_torch")
+def test_a_target_that_is_asked_for_and_cannot_run_here_is_an_error(small_bundle: Path) -> None:
+    for use in (runtime.verify, runtime.load):
+        with pytest.raises(runtime.TargetUnavailable) as caught:
+            use(small_bundle, target="torchscript-cpu-fp32")
+        assert (caught.value.code, caught.value.exit_code) == ("E_EXTRA_MISSING", 6)
+
+
+def test_each_step_is_announced(small_bundle: Path) -> None:
+    said: list[str] = []
+    runtime.verify(small_bundle, target="cpu", progress=said.append)
+    assert said == ["files", "preprocessing of the goldens", ONNX]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ({"target": "gpu"}, "E_TARGET_UNKNOWN"),
+        ({"target": "auto "}, "E_TARGET_UNKNOWN"),
+        ({"threads": 0}, "E_ARGUMENT"),
+    ],
+)
+def test_a_wrong_argument_is_refused(
+    small_bundle: Path, arguments: dict[str, Any], code: str
+) -> None:
+    with pytest.raises(runtime.InputError) as caught:
+        runtime.verify(small_bundle, **arguments)
+    assert (caught.value.code, caught.value.exit_code) == (code, 2)
+
+
+def test_measurements_are_listed_as_unchecked(bundle: Path) -> None:
+    (bundle / "measurements").mkdir()
+    (bundle / "measurements" / "latencies.csv").write_bytes(b"1\n")
+
+    def add(whole: Document) -> None:
+        row = {"path": "measurements/latencies.csv", "role": "measurement", "size": 2}
+        whole["artifacts"].append({**row, "sha256": sha256(b"1\n"), "chunks": []})
+        record: Document = {
+            "target_digest": whole["targets"][0]["target_digest"],
+            "boundary": "host",
+            "scenario": "offline",
+            "batch_size": 1,
+            "verdict": "VALID",
+            "reasons": [],
+            "fps": 10.0,
+            "latencies": "measurements/latencies.csv",
+        }
+        whole["performance"].append(record)
+
+    reseal(bundle, add)
+    assert statuses(runtime.verify(bundle, target="cpu"))["performance[0]"] == "not checked"
+
+
+# Claims that are false although every digest is right
+
+
+@pytest.mark.parametrize(
+    ("field", "stage"),
+    [
+        ("decoded_sha256", "decoded"),
+        ("crop_sha256", "crop, golden/00.png"),
+        ("tensor_sha256", "tensor"),
+    ],
+)
+def test_a_stage_with_another_digest_is_a_false_claim(bundle: Path, field: str, stage: str) -> None:
+    reseal(bundle, golden(lambda first: first.update({field: "0" * 64})))
+    assert false_claims(bundle) == [f"golden 00 preprocessing: differs at: {stage}"]
+
+
+@pytest.mark.parametrize("side", ["width", "height"])
+def test_a_size_that_is_not_the_pictures_is_a_false_claim(bundle: Path, side: str) -> None:
+    reseal(bundle, golden(lambda first: first.update({side: first[side] + 1})))
+    assert false_claims(bundle) == ["golden 00 preprocessing: differs at: size"]
+
+
+def test_a_crop_of_other_pixels_is_a_false_claim(bundle: Path) -> None:
+    with Image.open(bundle / "golden/00.png") as picture:
+        pixels = np.array(picture)
+    pixels[0, 0, 0] ^= 1
+    put(bundle, "golden/00.png", png(pixels))
+    assert false_claims(bundle) == ["golden 00 preprocessing: differs at: golden/00.png"]
+
+
+def test_another_photograph_is_a_false_claim(bundle: Path) -> None:
+    put(bundle, "golden/00.jpg", (bundle / "golden/01.jpg").read_bytes())
+    (claim, *others) = false_claims(bundle)
+    assert claim.startswith("golden 00 preprocessing: differs at: ")
+    assert claim.endswith("decoded, crop, tensor")
+    assert len(others) == 1
+
+
+def test_other_preprocessing_numbers_are_a_false_claim(bundle: Path) -> None:
+    def shift(whole: Document) -> None:
+        whole["preprocess"]["mean"][0] = 0.25
+
+    reseal(bundle, shift)
+    found = [claim.partition(":")[0] for claim in false_claims(bundle)]
+    assert found == [*(f"golden {index:02d} preprocessing" for index in range(3)), ONNX]
+
+
+def test_logits_that_are_not_the_models_are_a_false_claim(bundle: Path) -> None:
+    logits = np.load(bundle / "golden/00.npy") * np.float32(1.001)
+    claim_logits(bundle, logits)
+    (claim,) = false_claims(bundle)
+    assert claim.startswith(ONNX)
+    assert "1e-04 allowed" in claim
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1e30])
+def test_logits_that_are_absurd_are_a_false_claim(bundle: Path, value: float) -> None:
+    logits = np.load(bundle / "golden/00.npy")
+    logits[int(logits.argmin())] = value
+    if np.isfinite(value):
+        claim_logits(bundle, logits)
+        assert len(false_claims(bundle)) == 1
+    else:
+        put(bundle, "golden/00.npy", npy(logits))
+        verify_refuses(bundle, "E_BUNDLE_GOLDEN")
+
+
+def test_weights_that_are_not_the_goldens_are_a_false_claim(bundle: Path) -> None:
+    """A bias of the head changed, every digest right: only the goldens can tell."""
+    row = next(row for row in document(bundle)["weights"] if row["name"] == "head.bias")
+    data = bytearray((bundle / "model.ts").read_bytes())
+    place = slice(row["offset"], row["offset"] + row["length"])
+    data[place] = (np.frombuffer(data[place], "<f4") + np.float32(0.5)).tobytes()
+    put(bundle, "model.ts", bytes(data))
+    assert [claim.partition(":")[0] for claim in false_claims(bundle)] == [ONNX]
+
+
+def claim_logits(bundle: Path, logits: NDArray[np.float32]) -> None:
+    """Ship other logits, and let the golden say the same of them."""
+    (bundle / "golden/00.npy").write_bytes(npy(logits))
+    first, second = (int(index) for index in np.argsort(-logits, kind="stable")[:2])
+    facts = {
+        "logits_sha256": sha256(logits.tobytes()),
+        "top1": first,
+        "top2": second,
+        "margin": float(logits[first]) - float(logits[second]),
+    }
+    reseal(bundle, golden(lambda golden: golden.update(facts)))
+
+
+# Goldens that contradict themselves
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"logits_sha256": "0" * 64},
+        {"margin": 123.0},
+        {"top1": 4, "top2": 3},
+        {"top1": 3, "top2": 4},
+    ],
+    ids=str,
+)
+def test_a_golden_that_is_not_its_own_logits_is_refused(
+    bundle: Path, change: dict[str, Any]
+) -> None:
+    reseal(bundle, golden(lambda first: first.update(change)))
+    assert verify_refuses(bundle, "E_BUNDLE_GOLDEN").where.endswith("golden/00.npy")
+
+
+LOGITS = np.arange(5, dtype=np.float32)
+HEADER = "{'descr': '<f4', 'fortran_order': False, 'shape': (5,), }"
+
+
+def handmade(header: str, *, version: bytes = b"\1\0", length: int | None = None) -> bytes:
+    text = header.encode("latin-1") + b"\n"
+    size = len(text) if length is None else length
+    return b"\x93NUMPY" + version + size.to_bytes(2, "little") + text + LOGITS.tobytes()
+
+
+NO_LOGITS = {
+    "empty": b"",
+    "text": b"0 1 2 3 4",
+    "float64": npy(LOGITS.astype(np.float64)),
+    "big-endian": npy(LOGITS.astype(">f4")),
+    "integers": npy(LOGITS.astype(np.int32)),
+    "a row": npy(LOGITS[np.newaxis]),
+    "one less": npy(LOGITS[:4]),
+    "one more": npy(np.append(LOGITS, np.float32(0))),
+    "cut off": npy(LOGITS)[:-1],
+    "a byte more": npy(LOGITS) + b"\0",
+    "structured": npy(np.zeros(5, [("a", "<f4")])),
+    "pickled": b"\x80\4K\1.",
+    "huge": handmade(HEADER.replace("5", "500000000")),
+    "huge and empty": handmade(HEADER.replace("'<f4'", "'|V0'").replace("5", "500000000000")),
+    "version 2": handmade(HEADER, version=b"\2\0"),
+    "header too short": handmade(HEADER, length=20),
+    "header too long": handmade(HEADER, length=70),
+    "fortran": handmade(HEADER.replace("False", "True")),
+    "code": handmade(HEADER.replace("5", "__import__('os').getpid()")),
+    "negative": handmade(HEADER.replace("5", "-5")),
+}
+
+
+@pytest.mark.parametrize("kind", NO_LOGITS)
+def test_logits_are_an_npy_of_float32_and_nothing_else(bundle: Path, kind: str) -> None:
+    put(bundle, "golden/00.npy", NO_LOGITS[kind])
+    error = verify_refuses(bundle, "E_BUNDLE_GOLDEN")
+    assert error.expected == ".npy of float32 [5]"
+
+
+@pytest.mark.parametrize("path", ["golden/00.jpg", "golden/01.png"])
+@pytest.mark.parametrize("data", [b"", b"GIF89a", b"\xff\xd8\xff\xe0 broken"])
+def test_a_picture_of_a_golden_that_is_none_is_the_bundles_fault(
+    bundle: Path, path: str, data: bytes
+) -> None:
+    put(bundle, path, data)
+    assert verify_refuses(bundle, "E_BUNDLE_GOLDEN").where.endswith(path)
+
+
+def test_a_picture_too_large_once_resized_is_the_bundles_fault(bundle: Path) -> None:
+    put(bundle, "golden/00.jpg", png(np.zeros((1, 2_000_000, 3), np.uint8)))
+    verify_refuses(bundle, "E_BUNDLE_GOLDEN")
+
+
+def test_labels_are_checked_too(bundle: Path) -> None:
+    put(bundle, "labels.txt", b"c0\tzero\n")
+    verify_refuses(bundle, "E_BUNDLE_LABELS")
+
+
+@pytest.mark.parametrize("path", ["model.ts", "labels.txt", "golden/02.png"])
+def test_a_changed_file_is_refused(bundle: Path, path: str) -> None:
+    data = bytearray((bundle / path).read_bytes())
+    data[len(data) // 2] ^= 1
+    (bundle / path).write_bytes(data)
+    verify_refuses(bundle, "E_BUNDLE_FILE_DIGEST")
+
+
+# Large files
+
+
+def add_large_file(bundle: Path, change: Callable[[Document], object]) -> None:
+    """Add 20 MiB that lists the digest of each chunk; change its entry once it is right."""
+    (bundle / "targets").mkdir()
+    (bundle / "targets" / "large.bin").write_bytes(bytes(20 * 2**20))
+
+    def add(whole: Document) -> None:
+        row = {"path": "targets/large.bin", "role": "target", "size": 0, "sha256": "0" * 64}
+        whole["artifacts"].append({**row, "chunks": []})
+
+    def spoil(whole: Document) -> None:
+        change(whole["artifacts"][-1])
+
+    bare = document(bundle)
+    add(bare)
+    reseal(bundle, lambda whole: whole.update(artifacts=bare["artifacts"]))
+    reseal(bundle, spoil)
+
+
+def test_a_large_file_is_right_in_its_chunks_and_as_a_whole(bundle: Path) -> None:
+    add_large_file(bundle, lambda row: None)
+    assert len(document(bundle)["artifacts"][-1]["chunks"]) == 2
+    runtime.load(bundle, target="cpu").close()
+    assert runtime.verify(bundle, target="cpu").holds
+
+
+def test_a_wrong_chunk_is_refused(bundle: Path) -> None:
+    add_large_file(bundle, lambda row: row["chunks"].__setitem__(1, "0" * 64))
+    assert verify_refuses(bundle, "E_BUNDLE_FILE_DIGEST").field == "chunk 1"
+    with pytest.raises(runtime.BundleError):
+        runtime.load(bundle, target="cpu")
+
+
+def test_a_digest_of_the_whole_that_is_not_the_chunks_is_refused_by_verify(bundle: Path) -> None:
+    add_large_file(bundle, lambda row: row.update(sha256="0" * 64))
+    verify_refuses(bundle, "E_BUNDLE_FILE_DIGEST")
