@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.npz import TINY, tiny_card, write_card
-from vitaie.builder._torchvision import import_torchvision
 from vitaie.manifests import digests
-from vitaie.manifests.card import CARDS, Card, known_cards, load_card
+from vitaie.manifests.card import CARDS, known_cards, load_card
 from vitaie.manifests.errors import CardError
 
 BASE = [
@@ -111,59 +108,6 @@ def test_profiles_are_named_and_every_number_is_stated() -> None:
 def test_profile_that_a_card_has_not_is_refused() -> None:
     with pytest.raises(CardError, match="E_CARD_PREPROCESS.*expected timm, got modelzoo"):
         load_card("vit_tiny_patch16_224").preprocess("modelzoo")
-
-
-def _timm_model(card: Card) -> tuple[Any, dict[str, Any]]:
-    """Return timm's own model of the card's architecture, without weights, and its settings."""
-    import_torchvision()
-    timm: Any = importlib.import_module("timm")
-    torch: Any = importlib.import_module("torch")
-    if timm.__version__.startswith("0.6"):  # no tags, and its constructor needs real tensors
-        model = timm.create_model(card.architecture)
-        return model, model.default_cfg
-    with torch.device("meta"):
-        model = timm.create_model(f"{card.architecture}.{card.timm_tag}")
-    return model, model.pretrained_cfg
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_built_in_card_says_what_timm_builds(name: str) -> None:
-    card = load_card(name)
-    model, settings = _timm_model(card)
-    numbers = card.model
-    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    width, patch, mlp = numbers.width, numbers.patch_size, numbers.mlp_dim
-    expected: dict[str, tuple[int, ...]] = {
-        "cls_token": (1, 1, width),
-        "pos_embed": (1, numbers.tokens, width),
-        "patch_embed.proj.weight": (width, 3, patch, patch),
-        "patch_embed.proj.bias": (width,),
-        "norm.weight": (width,),
-        "norm.bias": (width,),
-        "head.weight": (numbers.classes, width),
-        "head.bias": (numbers.classes,),
-    }
-    for index in range(numbers.depth):
-        for layer, rows, columns in (
-            ("attn.qkv", 3 * width, width),
-            ("attn.proj", width, width),
-            ("mlp.fc1", mlp, width),
-            ("mlp.fc2", width, mlp),
-        ):
-            expected[f"blocks.{index}.{layer}.weight"] = (rows, columns)
-            expected[f"blocks.{index}.{layer}.bias"] = (rows,)
-        for layer in ("norm1", "norm2"):
-            expected[f"blocks.{index}.{layer}.weight"] = (width,)
-            expected[f"blocks.{index}.{layer}.bias"] = (width,)
-    assert shapes == expected
-    assert sum(value.numel() for value in model.parameters()) == card.parameters
-    assert {block.attn.num_heads for block in model.blocks} == {numbers.heads}
-    assert settings["input_size"] == (3, numbers.image_size, numbers.image_size)
-    assert settings["url"].endswith(f"/augreg/{card.checkpoint}")
-    preprocess = card.preprocess("timm")
-    assert (settings["mean"], settings["std"]) == (preprocess.mean, preprocess.std)
-    assert int(numbers.image_size / settings["crop_pct"]) == preprocess.resize.size
-    assert settings["interpolation"] == preprocess.resize.interpolation
 
 
 def test_digest_covers_the_card_and_its_labels(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def test_an_extra_field_that_is_not_padding_is_refused(model: bytes, extra: byte
         file.writestr(info, b"3")
     data = bytearray(out.getvalue())
     directory = data.index(b"PK\1\2")
-    local = data[:26] + len(extra).to_bytes(2, "little") + data[28:43] + extra + data[43:directory]
+    local = data[:28] + len(extra).to_bytes(2, "little") + data[30:43] + extra + data[43:directory]
     data[-6:-2] = (directory + len(extra)).to_bytes(4, "little")
     assert judged(out.getvalue()) == ""
     assert "model/version" in judged(bytes(local + data[directory:]))
@@ -430,6 +430,14 @@ def test_the_default_engine_takes_no_weights_from_a_doubtful_archive(
     bundle = copy_bundle(small_bundle, tmp_path / "bundle")
     put(bundle, "model.ts", archive(entries, comment=b"x" * 30_000))
     refused(bundle, "E_TORCHSCRIPT_UNSAFE")
+
+
+@pytest.mark.parametrize("place", range(22))
+def test_an_end_record_that_says_otherwise_is_refused(model: bytes, place: int) -> None:
+    for bit in range(8):
+        changed = bytearray(model)
+        changed[len(model) - 22 + place] ^= 1 << bit
+        assert judged(bytes(changed))
 
 
 @pytest.mark.parametrize("place", [place for place in range(46) if place not in UNREAD])
