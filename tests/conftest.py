@@ -7,11 +7,16 @@ where torch is not installed, on a small bundle that was built elsewhere.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+# A job in the background ignores these, and so would every process that a test starts and signals.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 DEMO = Path(__file__).parents[1] / "examples" / "demo.py"
 SMALL_CARD = """\
