@@ -24,6 +24,7 @@ from vitaie.runtime._command import (
     new_app,
     print_json,
     run,
+    say,
     steps,
     suggest,
     utf8,
@@ -220,7 +221,7 @@ def verify_command(
         false = next(claim for claim in verdict.claims if claim.status == "false")
         hint = "Do not use this bundle for what it claims."
         error = BundleError("E_CLAIM_FALSE", folder, field=false.claim, got=false.detail, hint=hint)
-        print(error, file=sys.stderr)
+        say(str(error), quiet=False)
     return 0 if verdict.holds else 1
 
 

@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
 
 import typer
@@ -36,6 +36,7 @@ BundlePath = Annotated[
 ]
 
 
+_MANY = 50  # steps, from which on the bar is redrawn ten times a second and not for each
 _STDOUT_HINT = "Nothing was printed in full; give it a file or a pipe that takes it."
 
 # Newer typers come with a click of their own: this finds the base of all its complaints in either.
@@ -84,7 +85,7 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> 
     except OSError as error:
         if error.filename is not None:
             raise  # not ours to print: every file has its own error
-        _silence_stdout()
+        _silence(1)
         got = error.strerror
         return _fail(DiskError("E_DISK", "standard output", got=got, hint=_STDOUT_HINT), False)
 
@@ -121,8 +122,7 @@ def _invoke(app: typer.Typer, name: str, arguments: list[str]) -> int:
 
 
 def _fail(error: VitaieError, as_json: bool) -> int:
-    with suppress(OSError):  # nobody listens; the exit code still says it
-        print(str(error), file=sys.stderr, flush=True)
+    _Messages().write(f"{error}\n")
     try:
         if as_json:
             from vitaie.manifests.outputs import ErrorDetail, ErrorOutput
@@ -139,13 +139,28 @@ def _fail(error: VitaieError, as_json: bool) -> int:
             )
             print_json(ErrorOutput(error=detail))
     except OSError:
-        _silence_stdout()
+        _silence(1)
     return error.exit_code
 
 
-def _silence_stdout() -> None:
-    """Point stdout at nothing, so that the interpreter's last flush cannot fail as well."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+class _Messages:
+    """stderr, where nobody may be listening: the exit code says what matters."""
+
+    def write(self, text: str) -> None:
+        """Write and flush; the first failure is the last."""
+        try:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        except OSError:
+            _silence(2)
+
+    def flush(self) -> None:
+        """Nothing is left to flush."""
+
+
+def _silence(descriptor: int) -> None:
+    """Point a stream at nothing, so that the interpreter's last flush cannot fail as well."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def print_json(document: BaseModel) -> None:
@@ -162,7 +177,7 @@ def utf8(path: object) -> str:
 def say(text: str, quiet: bool) -> None:
     """Print a message for people."""
     if not quiet:
-        print(printable(text, 2000), file=sys.stderr)
+        _Messages().write(printable(text, 2000) + "\n")
 
 
 def suggest(quiet: bool, *command: object) -> None:
@@ -176,7 +191,7 @@ def steps(names: Sequence[str], quiet: bool) -> Generator[Callable[[str], None],
     with tqdm(
         total=len(names),
         disable=quiet,
-        file=sys.stderr,
+        file=_Messages(),
         bar_format="{n_fmt}/{total_fmt} {bar:20} {elapsed} {desc}",
     ) as bar:
         started = False
@@ -185,7 +200,7 @@ def steps(names: Sequence[str], quiet: bool) -> Generator[Callable[[str], None],
             nonlocal started
             bar.update(1 if started else 0)
             started = True
-            bar.set_description_str(name)
+            bar.set_description_str(name, refresh=len(names) < _MANY)
 
         yield start
         bar.update(1 if started else 0)
