@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from vitaie.builder.checkpoint import layout
 from vitaie.manifests.card import Card, load_card
@@ -38,13 +39,12 @@ def make(card: Card, path: Path, seed: int = 0, *, force: bool = False, quiet: b
     try:
         with zipfile.ZipFile(partial, "x", zipfile.ZIP_STORED) as archive:
             shapes = layout(card.model)
-            for index, (name, shape) in enumerate(shapes.items()):
+            rows = tqdm(shapes.items(), unit=" arrays", mininterval=1, disable=quiet)
+            for index, (name, shape) in enumerate(rows):
                 member = zipfile.ZipInfo(f"{name}.npy")  # its date is fixed: 1980-01-01
                 with archive.open(member, "w", force_zip64=True) as file:
                     array = _random_array(name, shape, np.random.default_rng([seed, index]))
                     np.lib.format.write_array(file, array, allow_pickle=False)
-                if not quiet:
-                    print(f"\r{index + 1} of {len(shapes)} arrays", end="", file=sys.stderr)
         os.replace(partial, path)
     except OSError as error:
         raise DiskError("E_DISK", path, got=error.strerror) from None
@@ -97,7 +97,6 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nE_INTERRUPTED: nothing was written", file=sys.stderr)
         return 130
-    print(file=sys.stderr)
     print(arguments.output)
     return 0
 
