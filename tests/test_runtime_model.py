@@ -259,8 +259,8 @@ def test_a_target_that_lacks_something_is_never_replaced_silently(
     assert "no torch" in str(caught.value)
 
 
-@pytest.mark.parametrize("threads", [0, -1])
-def test_threads_are_at_least_one(small_bundle: Path, threads: int) -> None:
+@pytest.mark.parametrize("threads", [0, -1, 1025, 10**9])
+def test_threads_are_1_to_1024(small_bundle: Path, threads: int) -> None:
     with pytest.raises(runtime.InputError) as caught:
         runtime.load(small_bundle, threads=threads)
     assert code_of(caught.value) == ("E_ARGUMENT", 2)

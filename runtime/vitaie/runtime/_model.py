@@ -29,6 +29,7 @@ Image = _images.Image
 _log = logging.getLogger("vitaie")
 _ALIASES = {"cpu": "onnxruntime-cpu-fp32"}
 _BACKENDS: dict[str, ModuleType] = {"onnxruntime": _onnxruntime, "torchscript": _torchscript}
+_MAX_THREADS = 1024  # engines start as many as they are told, and may never be done with it
 _PREFERENCE = ("onnxruntime", "torchscript")
 
 
@@ -267,7 +268,7 @@ def load(
     Raises:
         BundleError: The bundle is not what its manifest says.
         TargetUnavailable: The target named cannot run here.
-        InputError: The bundle has no such target, or ``threads`` is below 1.
+        InputError: The bundle has no such target, or ``threads`` is not 1 to 1024.
     """
     check_threads(threads)
     with open_bundle(path, early="model.ts") as bundle:
@@ -281,8 +282,8 @@ def load(
 
 def check_threads(threads: int | None) -> None:
     """Refuse a number of threads that no engine takes."""
-    if threads is not None and threads < 1:
-        raise InputError("E_ARGUMENT", "threads", expected="at least 1", got=threads)
+    if threads is not None and not 1 <= threads <= _MAX_THREADS:
+        raise InputError("E_ARGUMENT", "threads", expected=f"1 to {_MAX_THREADS}", got=threads)
 
 
 def choose_target(manifest: Manifest, wanted: str) -> Target:
