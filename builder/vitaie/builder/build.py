@@ -126,7 +126,8 @@ def build_bundle(
         goldens = read_goldens(options.goldens, spec)
         say("module")
         import_torchvision()
-        gc.freeze()  # what the imports made need not be looked at by every collection
+        gc.freeze()  # what the imports made need not be looked at by every collection until the end
+        stack.callback(gc.unfreeze)
         module = convert(arrays, card.model)
         source = _source(arrays, checkpoint, card)
         say("reference logits")

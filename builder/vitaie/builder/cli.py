@@ -145,8 +145,10 @@ def bundle(
     del skip_measure  # nothing is measured by this version, asked for or not
     _need_builder()
     from vitaie.builder.build import STEPS, Options, build_bundle
+    from vitaie.manifests.card import load_card
     from vitaie.manifests.outputs import BundleOutput, ClaimOutput
 
+    load_card(variant)  # what is wrong with the arguments is said before any progress
     options = Options(
         store=store,
         version=version,
@@ -191,9 +193,13 @@ def doctor(as_json: Json = False, quiet: Quiet = False) -> None:
             print(f"  {name:<14}{version}")
         print("devices: " + (", ".join(found.devices) or "no Ascend device is seen"))
         for item in found.targets:
-            state = "builds and runs" if item.builds and item.runs else f"needs {item.needs}"
-            print(f"  {item.id:<24}{state}")
+            state = f"builds: {_yes(item.builds)}, runs: {_yes(item.runs)}"
+            print(f"  {item.id:<24}{state}" + (f", needs {item.needs}" if item.needs else ""))
     suggest(quiet, "vitaie-build", "variants")
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
 
 
 def _profile(name: Optional[str]) -> Optional["Profile"]:
@@ -218,7 +224,7 @@ def _need_builder() -> None:
     for package in ("torch", "torchvision", "timm", "onnx"):
         if importlib.util.find_spec(package) is None:
             raise TargetUnavailable(
-                "E_EXTRA_MISSING", package, hint="Run: pip install 'vitaie[builder]'"
+                "E_EXTRA_MISSING", package, hint="Install vitaie's extra [builder], as README says."
             )
 
 

@@ -21,8 +21,8 @@ _VENDOR = ("torch_aie", "mindietorch", "torch_npu")
 def examine() -> DoctorOutput:
     """Look at packages, devices and targets. Imports none of the packages."""
     missing = [name for name in _BUILDER if importlib.util.find_spec(name) is None]
-    needs_builder = f"pip install 'vitaie[builder]' ({', '.join(missing)})" if missing else ""
-    needs_torch = "pip install 'vitaie[torch]' (torch)" if "torch" in missing else ""
+    needs_builder = f"the extra [builder] ({', '.join(missing)})" if missing else ""
+    needs_torch = "the extra [torch]" if "torch" in missing else ""
     vendor = [name for name in _VENDOR if importlib.util.find_spec(name) is not None]
     return DoctorOutput(
         python=platform.python_version(),

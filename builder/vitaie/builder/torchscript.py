@@ -59,7 +59,7 @@ def export_torchscript(module: Any, image_size: int, path: Path) -> list[StoredT
     with torch.no_grad(), warnings.catch_warnings():
         # timm asserts the input's size; for a fixed size that is rightly a constant. TorchScript
         # is deprecated since torch 2.5, and it is what the devices load.
-        for category in (torch.jit.TracerWarning, DeprecationWarning):
+        for category in (torch.jit.TracerWarning, DeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", category)
         traced: Any = torch.jit.trace(module, example, check_trace=False)
     if _FUSED in str(traced.inlined_graph):

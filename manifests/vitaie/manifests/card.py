@@ -26,6 +26,7 @@ The names in ``cards/imagenet-1k.txt`` are WordNet's, in the order of timm's pac
 
 from __future__ import annotations
 
+import difflib
 import os
 import stat
 import sys
@@ -284,11 +285,13 @@ def load_card(variant: Union[str, Path]) -> Card:
     if isinstance(variant, Path) or "/" in variant or variant.endswith(".toml"):
         return _read_card(Path(variant))
     if variant not in _known_names():
+        near = difflib.get_close_matches(variant, _known_names(), 1)
         raise CardError(
             "E_CARD_UNKNOWN",
             variant or "(no name)",
             expected=", ".join(_known_names()),
-            hint="For a model of your own write a card file and give its path;"
+            hint=(f"Did you mean {near[0]}? " if near else "")
+            + "For a model of your own write a card file and give its path;"
             f" copy {CARDS / 'vit_base_patch16_224.toml'} to begin.",
         )
     return _read_card(CARDS / f"{variant}.toml")

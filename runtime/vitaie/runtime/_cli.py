@@ -102,7 +102,8 @@ def _describe(folder: Path, manifest: "Manifest") -> list[str]:
     rows.append(("measured", _measured(manifest)))
     for figure in manifest.expected.accuracy:
         top5 = "" if figure.top5 is None else f", top-5 {figure.top5}"
-        rows.append(("published", f"top-1 {figure.top1}{top5} ({figure.source})"))
+        figures = f"top-1 {figure.top1}{top5} ({figure.source})"
+        rows.append(("published", f"for {manifest.source.variant}, not measured here: {figures}"))
     return [f"{key:<11}{printable(value, 400)}" for key, value in rows]
 
 
@@ -243,7 +244,8 @@ def print_claims(verdict: "Verdict") -> None:
     """Print one line a claim, and the verdict last."""
     for claim in verdict.claims:
         print(f"{claim.status:<12}{printable(claim.claim)}: {printable(claim.detail)}")
-    print("TRUE" if verdict.holds else "FALSE")
+    unchecked = sum(claim.status == "not checked" for claim in verdict.claims)
+    print(("TRUE" if verdict.holds else "FALSE") + (f", {unchecked} not checked" * bool(unchecked)))
 
 
 def main() -> None:

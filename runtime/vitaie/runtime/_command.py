@@ -187,23 +187,30 @@ def suggest(quiet: bool, *command: object) -> None:
 
 @contextmanager
 def steps(names: Sequence[str], quiet: bool) -> Generator[Callable[[str], None], None, None]:
-    """Show a bar of steps on stderr; yield the function that says which one starts."""
+    """Show progress on stderr; yield the function that says which step starts.
+
+    A bar on a terminal; in a log a line for each step, or none where they are many.
+    """
+    terminal = sys.stderr.isatty()
+    messages = _Messages()
     with tqdm(
         total=len(names),
-        disable=quiet,
-        file=_Messages(),
+        disable=quiet or not terminal,
+        file=messages,
         bar_format="{n_fmt}/{total_fmt} {bar:20} {elapsed} {desc}",
     ) as bar:
-        started = False
+        started = 0
 
         def start(name: str) -> None:
             nonlocal started
-            bar.update(1 if started else 0)
-            started = True
+            if not (quiet or terminal) and len(names) < _MANY:
+                messages.write(f"{started + 1}/{len(names)} {name}\n")
+            bar.update(min(started, 1))
+            started += 1
             bar.set_description_str(name, refresh=len(names) < _MANY)
 
         yield start
-        bar.update(1 if started else 0)
+        bar.update(min(started, 1))
         bar.set_description_str("done")
 
 

@@ -32,7 +32,7 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 def missing() -> str:
     """Return what this machine lacks to run the engine."""
     if importlib.util.find_spec("torch") is None:
-        return "torch is not installed: pip install 'vitaie[torch]'"
+        return "torch is not installed: install vitaie's extra [torch], as README says"
     return ""
 
 
@@ -59,7 +59,8 @@ class Engine:
                 torch.set_num_threads(threads)
             try:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript itself
+                    for category in (DeprecationWarning, FutureWarning):  # of TorchScript itself
+                        warnings.simplefilter("ignore", category)
                     module: Any = torch.jit.load(f"/proc/self/fd/{descriptor}", map_location="cpu")
             except Exception as error:  # torch documents no exception classes
                 raise BundleError("E_BUNDLE_ENGINE", where, got=error) from None
