@@ -205,7 +205,7 @@ def test_verify_exits_with_1_when_a_claim_is_false(cli: Cli, bundle: Path) -> No
     reseal(bundle, spoil)
     result = cli("verify", bundle, "--target", "cpu")
     assert result.code == 1
-        assert result.out.splitlines()[-1].startswith("FALSE")
+    assert result.out.splitlines()[-1].startswith("FALSE")
     assert "false       golden 01 preprocessing: differs at: tensor" in result.out
     assert result.err.splitlines()[-1].startswith("E_CLAIM_FALSE: ")
     told = cli("verify", bundle, "--target", "cpu", "--json")
