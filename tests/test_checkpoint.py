@@ -304,7 +304,7 @@ def test_make_checkpoint_command_says_what_it_makes(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == "c.npz\n"
     assert "RANDOM weights" in done.stderr
-    assert "40 of 40 arrays" in done.stderr
+    assert "40/40" in done.stderr
     assert (tmp_path / "c.npz").read_bytes() == make(card, tmp_path / "d.npz", 2).read_bytes()
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (again.returncode, again.stdout) == (4, "")

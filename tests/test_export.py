@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from tests.support import numpy_vit
 from tests.support.untyped import onnx, torch
 from vitaie.builder.build import TOLERANCE
 from vitaie.builder.checkpoint import read_checkpoint
-from vitaie.builder.module import convert, create_module
+from vitaie.builder.module import convert
 from vitaie.builder.onnx_graph import IR_VERSION, OPSET
 from vitaie.builder.torchscript import export_torchscript
 from vitaie.manifests.card import load_card
@@ -66,12 +67,13 @@ def test_no_fused_attention_is_in_the_graph(small_bundle: Path) -> None:
     assert "scaled_dot_product_attention" not in graph
 
 
-def test_fused_attention_is_refused(tmp_path: Path, small_checkpoint: Checkpoint) -> None:
-    module = create_module(load_card(small_checkpoint[0]).model)
-    for block in module.blocks:
-        block.attn.fused_attn = True
-    with pytest.raises(BuildError, match="E_BUILD_DISAGREES"):
-        export_torchscript(module, 32, tmp_path / "model.ts")
+def test_fused_attention_is_refused(tmp_path: Path) -> None:
+    def forward(_self: Any, images: Any) -> Any:
+        return torch.nn.functional.scaled_dot_product_attention(images, images, images)
+
+    fused = type("Fused", (torch.nn.Module,), {"forward": forward})
+    with pytest.raises(BuildError, match="scaled_dot_product_attention"):
+        export_torchscript(fused(), 32, tmp_path / "model.ts")
 
 
 def test_torchscript_is_fp32_and_takes_no_gradient(small_bundle: Path) -> None:
