@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -77,3 +78,15 @@ def test_each_public_error_is_a_vitaie_error() -> None:
     assert len(offered) >= 7
     for name in offered:
         assert issubclass(getattr(runtime, name), errors.VitaieError)
+
+
+def test_onnx_runtimes_telemetry_is_off_before_it_is_imported(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    """ONNX Runtime 1.32 writes a device id under the home folder unless told before its import."""
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    code = f"from vitaie import runtime; runtime.load({str(small_bundle)!r}).close()"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=False)
+    assert done.returncode == 0
+    assert list(tmp_path.rglob("*")) == []

@@ -19,7 +19,7 @@ from vitaie import runtime
 from vitaie.manifests.errors import BundleError
 from vitaie.runtime import _onnxruntime
 from vitaie.runtime._bundle import Bundle
-from vitaie.runtime._onnx_graph import ExternalTensor, external_tensors
+from vitaie.runtime._onnx_graph import ExternalTensor, check_operators, external_tensors
 
 JUDGEMENTS = ("no error", "E_ONNX_MALFORMED", "E_ONNX_WEIGHTS")
 RIGHT = ExternalTensor("w", (2, 3), "model.ts", 64, 24)
@@ -394,11 +394,44 @@ def other_graph(bundle: Path, old: bytes, new: bytes) -> None:
     put(bundle, "model.onnx", data.replace(old, new))
 
 
+def node(operator: str, *inputs: str, domain: str = "", attribute: bytes = b"") -> bytes:
+    names = b"".join(pb.data(1, name) for name in inputs)
+    return pb.data(1, names + pb.data(4, operator) + pb.data(7, domain) + attribute)
+
+
+FLOAT_CONSTANT = pb.integer(2, pb.FLOAT) + pb.data(8, "two")
+INTEGER_CONSTANT = pb.integer(2, 6) + pb.data(8, "zero")
+HOSTILE_GRAPHS = {
+    "an endless loop": pb.model(graph=node("Loop")),
+    "an operator that reads outside its tensors": pb.model(
+        graph=node("RotaryEmbedding", domain="com.microsoft")
+    ),
+    "a known operator of another domain": pb.model(graph=node("Gemm", domain="x")),
+    "an integer division": pb.model(INTEGER_CONSTANT, graph=node("Div", "x", "zero")),
+    "a division by a result": pb.model(graph=node("Div", "x", "y")),
+    "a subgraph": pb.model(graph=node("Softmax", attribute=pb.data(5, pb.data(6, b"")))),
+    "a function": pb.model(rest=pb.data(25, b"")),
+    "training": pb.model(rest=pb.data(20, b"")),
+    "a sparse tensor": pb.model(graph=pb.data(15, b"")),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE_GRAPHS)
+def test_only_a_vision_transformers_operators_are_run(what: str) -> None:
+    with pytest.raises(BundleError) as caught:
+        check_operators(HOSTILE_GRAPHS[what], "model.onnx")
+    assert caught.value.code == "E_ONNX_OPERATOR"
+
+
+def test_a_division_by_a_float_constant_is_gelus() -> None:
+    check_operators(pb.model(FLOAT_CONSTANT, graph=node("Div", "x", "two")), "model.onnx")
+
+
 def test_a_graph_with_an_unknown_operator_is_refused(
     bundle: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     other_graph(bundle, b"Softmax", b"Softmix")
-    refused(bundle, "E_BUNDLE_ENGINE")
+    refused(bundle, "E_ONNX_OPERATOR")
     assert capfd.readouterr() == ("", "")
 
 

@@ -206,6 +206,13 @@ def test_a_member_of_another_name_is_refused(entries: list[Entry], name: str) ->
 # Code
 
 HOSTILE_LINES = [
+    "    annotate = x._reshape_alias",
+    "    x1 = x._reshape_alias",
+    "    getattr = torch",
+    "    int = x",
+    "    while -1:",
+    "    x1 = " + "(" * 100 + "x" + ")" * 100,
+    "    x1 = " + "- " * 100 + "1",
     '    x1 = torch.save(x, "canary")',
     '    x1 = torch.save (x, "canary")',
     '    x1 = torch. save(x, "canary")',

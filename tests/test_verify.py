@@ -96,7 +96,7 @@ def test_a_target_that_cannot_run_here_is_said_to_be_unchecked(small_bundle: Pat
     verdict = runtime.verify(small_bundle)
     assert statuses(verdict)[ONNX] == "true"
     assert statuses(verdict)[TORCHSCRIPT] == "not checked"
-    assert "pip install 'vitaie[torch]'" in str(verdict.claims)
+    assert "extra [torch]" in str(verdict.claims)
     assert verdict.holds
 
 
@@ -369,3 +369,21 @@ def test_a_wrong_chunk_is_refused(bundle: Path) -> None:
 def test_a_digest_of_the_whole_that_is_not_the_chunks_is_refused_by_verify(bundle: Path) -> None:
     add_large_file(bundle, lambda row: row.update(sha256="0" * 64))
     verify_refuses(bundle, "E_BUNDLE_FILE_DIGEST")
+
+
+def test_a_tolerance_that_proves_nothing_is_false(bundle: Path) -> None:
+    def loosen(whole: Document) -> None:
+        for target in whole["targets"]:
+            target["tolerance"] = 1.0
+
+    reseal(bundle, loosen)
+    assert statuses(runtime.verify(bundle, target="cpu"))[ONNX] == "false"
+
+
+def test_an_agreement_on_images_that_are_not_there_is_false(bundle: Path) -> None:
+    def boast(whole: Document) -> None:
+        for target in whole["targets"]:
+            target["agreement"]["images"] = 1_000_000
+
+    reseal(bundle, boast)
+    assert statuses(runtime.verify(bundle, target="cpu"))[ONNX] == "false"

@@ -30,7 +30,7 @@ from vitaie.builder.store import publication
 from vitaie.builder.torchscript import StoredTensor, export_torchscript
 from vitaie.manifests.card import Card, load_card
 from vitaie.manifests.digests import CHUNK_SIZE, CHUNKED_ABOVE, sha256
-from vitaie.manifests.errors import BuildError, CheckpointError, TargetUnavailable
+from vitaie.manifests.errors import BuildError, CheckpointError, InputError, TargetUnavailable
 from vitaie.manifests.manifest import Manifest
 from vitaie.runtime._bundle import MANIFEST_NAME, open_bundle
 from vitaie.runtime._model import choose_target, open_engine
@@ -113,6 +113,7 @@ def build_bundle(
     options = options or Options()
     say = progress or silent
     _check_targets(options.targets)
+    _check_names(variant, checkpoint, options.store, *options.goldens)
     say("checkpoint")
     card = load_card(variant)
     profile = options.preprocess or card.profiles[0]
@@ -191,6 +192,15 @@ def _check_targets(targets: Sequence[str]) -> None:
                 expected=" or ".join(TARGETS),
                 hint="This vitaie builds for the CPU only.",
             )
+
+
+def _check_names(*names: object) -> None:
+    """Refuse paths that are no text: a manifest could not name them, and torch takes none."""
+    for name in map(str, names):
+        try:
+            name.encode("utf-8")
+        except UnicodeEncodeError:
+            raise InputError("E_ARGUMENT", name, expected="a path in UTF-8") from None
 
 
 def _command(variant: str, checkpoint: Path, profile: str, options: Options) -> list[str]:

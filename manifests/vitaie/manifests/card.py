@@ -363,7 +363,7 @@ def _parse(data: bytes, path: Path) -> CardFile:
     text = _decode(data, path, "E_CARD_MALFORMED")
     try:
         fields: dict[str, Any] = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # TOML's own, and integers without end
         raise CardError("E_CARD_MALFORMED", path, expected="TOML", got=error) from None
     try:
         return CardFile.model_validate(fields)

@@ -80,6 +80,10 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> 
     except (KeyboardInterrupt, typer.Abort):
         hint = "Nothing was left behind; run it again to start over."
         return _fail(VitaieError("E_INTERRUPTED", name, hint=hint), as_json)
+    except RuntimeError as error:
+        if "can't start new thread" not in str(error):
+            raise
+        return _fail(DiskError("E_MEMORY", name, got=error, hint="Allow more processes."), as_json)
     except MemoryError:
         return _fail(DiskError("E_MEMORY", name, hint="Close other programs."), as_json)
     except OSError as error:

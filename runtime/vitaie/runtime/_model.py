@@ -336,6 +336,8 @@ def run(engine: Engine, batch: NDArray[np.float32], manifest: Manifest) -> NDArr
         raise BundleError(
             "E_BUNDLE_ENGINE", manifest.name, expected=f"float32 {list(expected)}", got=got
         )
+    if not np.isfinite(logits).all():
+        raise BundleError("E_BUNDLE_ENGINE", manifest.name, got="logits that are not finite")
     return logits
 
 

@@ -9,7 +9,7 @@ can hold a tensor.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Union
 
 from vitaie.manifests.errors import BundleError
@@ -35,6 +35,25 @@ _CHILDREN: dict[str, dict[int, str]] = {
     },
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
 }
+_OPERATORS = frozenset(
+    [
+        "Add",
+        "Concat",
+        "Conv",
+        "Div",
+        "Erf",
+        "Expand",
+        "Gather",
+        "Gemm",
+        "LayerNormalization",
+        "MatMul",
+        "Mul",
+        "Reshape",
+        "Shape",
+        "Softmax",
+        "Transpose",
+    ]
+)
 _MAX_DEPTH = 12
 _FLOAT = 1
 _EXTERNAL = 1
@@ -71,6 +90,80 @@ def external_tensors(model: bytes, where: str) -> list[ExternalTensor]:
     except (ValueError, IndexError, UnicodeDecodeError) as error:
         raise BundleError("E_ONNX_MALFORMED", where, got=error) from None
     return found
+
+
+def check_operators(model: bytes, where: str) -> None:
+    """See that the graph is made of the operators a Vision Transformer's is, and of nothing else.
+
+    ONNX Runtime's operators are not safe on hostile graphs: an integer division by zero ends the
+    process, a ``Loop`` need not end, and some read outside their tensors.
+
+    Raises:
+        BundleError: Another operator or domain, a function, a subgraph or a tensor as attribute,
+            or a division by anything but a float32 constant.
+    """
+
+    def refuse(got: object) -> BundleError:
+        return BundleError("E_ONNX_OPERATOR", where, got=got)
+
+    constants: set[str] = set()
+    divisors: list[str] = []
+    try:
+        for number, value in _fields(memoryview(model)):
+            if number in (20, 25):
+                raise refuse("a function or training information")
+            if number != 7 or not isinstance(value, memoryview):
+                continue
+            for kind, item in _fields(value):
+                if not isinstance(item, memoryview):
+                    continue
+                if kind == 15:
+                    raise refuse("a sparse tensor")
+                if kind == 5 and _external(item) is None:
+                    constants.update(_float_name(item))
+                if kind == 1:
+                    operator, domain, inputs = _node(item, refuse)
+                    if domain or operator not in _OPERATORS:
+                        raise refuse(f"{domain}:{operator}")
+                    divisors += inputs[1:2] if operator == "Div" else []
+    except (ValueError, IndexError, UnicodeDecodeError) as error:
+        raise BundleError("E_ONNX_MALFORMED", where, got=error) from None
+    for name in divisors:
+        if name not in constants:
+            raise refuse(f"a division by {name}")
+
+
+def _node(
+    message: memoryview, refuse: Callable[[object], BundleError]
+) -> tuple[str, str, list[str]]:
+    """Return operator, domain and inputs; refuse attributes that hold tensors or graphs."""
+    operator = domain = ""
+    inputs: list[str] = []
+    for number, value in _fields(message):
+        if not isinstance(value, memoryview):
+            continue
+        if number == 1:
+            inputs.append(bytes(value).decode("utf-8"))
+        elif number == 4:
+            operator = bytes(value).decode("utf-8")
+        elif number == 5:
+            for field, _ in _fields(value):
+                if field in _CHILDREN["Attribute"]:
+                    raise refuse("a tensor or a graph as an attribute")
+        elif number == 7:
+            domain = bytes(value).decode("utf-8")
+    return operator, domain, inputs
+
+
+def _float_name(tensor: memoryview) -> list[str]:
+    """Return the tensor's name if it is float32."""
+    name, data_type = "", 0
+    for number, value in _fields(tensor):
+        if number == 2 and isinstance(value, int):
+            data_type = value
+        elif number == 8 and isinstance(value, memoryview):
+            name = bytes(value).decode("utf-8")
+    return [name] if data_type == _FLOAT else []
 
 
 def _tensors(

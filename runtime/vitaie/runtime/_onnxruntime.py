@@ -8,13 +8,14 @@ still opens the external file beside it and uses what it finds there.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vitaie.manifests.errors import BundleError, VitaieError
 from vitaie.runtime._bundle import MANIFEST_NAME
-from vitaie.runtime._onnx_graph import external_tensors
+from vitaie.runtime._onnx_graph import check_operators, external_tensors
 from vitaie.runtime._torchscript_archive import tensor_places
 
 if TYPE_CHECKING:
@@ -40,10 +41,13 @@ class Engine:
                 wrong, or ONNX Runtime refuses the graph.
         """
         weights = bundle.begin("model.ts")
+        # Before the import: later ONNX Runtime has already written a device id into the home
+        # folder and looked up where to send it.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         onnxruntime: Any = importlib.import_module("onnxruntime")
-
         graph = bundle.read("model.onnx").tobytes()
         check_weights(bundle, graph)
+        check_operators(graph, str(bundle.folder / "model.onnx"))
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what is wrong is raised; stderr is not its to write to
         options.add_session_config_entry("session.load_model_format", "ONNX")

@@ -29,7 +29,7 @@ _ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _ZIP64 = 2**16 - 1
 _MORE = "a zip archive with more or less in it than its members"
-_MAX_TEXT = 16 * 2**20
+_MAX_TEXT = 2**20
 """Bytes of one member that is read: code or a pickle."""
 
 # Operators without side effects that a Vision Transformer's trace is made of.
@@ -39,6 +39,12 @@ _OPERATORS = re.compile(
     "|sub|t|transpose|unbind|unsqueeze|view"
 )
 _CALLABLE = frozenset({"int", "getattr", "annotate", "return", "ops.prim.NumToTensor"})
+_ATTRIBUTE = re.compile(r"(self\.[A-Za-z_]\w*|CONSTANTS\.c\d+)\Z")
+_BOUND = frozenset({"torch", "ops", "getattr", "annotate"})
+_KEYWORDS = re.compile(
+    r"\b(while|for|if|else|with|try|raise|assert|lambda|import|global|del|break|continue)\b"
+)
+_MAX_NESTING = 32
 _DUNDERS = frozenset({"__torch__", "__parameters__", "__buffers__", "__annotations__"})
 _CODE = re.compile(r'[A-Za-z0-9_\n "(),.:=>\[\]-]*\Z')
 _DEFINITION = re.compile(r"^(class [A-Za-z_]\w*\(Module\):$|  def forward\d*\(self: )", re.M)
@@ -195,13 +201,31 @@ def _check_code(member: str, data: bytes) -> None:
         elif re.match(r" [A-Za-z0-9_]", after):
             known = name == "return"
         else:
-            known = name.split(".")[0] not in ("torch", "ops") and (
-                not name.startswith("__torch__") or _is_module(name)
+            # A value: a local name, an attribute of self, a class of ours. Any other attribute
+            # could be an operator, bound to a name that may be called.
+            known = (
+                _ATTRIBUTE.match(name) is not None or _is_module(name)
+                if "." in name
+                else name not in _BOUND and name != "__torch__"
             )
         if not known:
             raise _UnsafeError(member, name)
+    if _KEYWORDS.search(code) or re.search(r"\b(int|forward\d*) *=", code):
+        raise _UnsafeError(member, "a statement that traced code does not have")
+    if _nesting(code) > _MAX_NESTING:
+        raise _UnsafeError(member, f"brackets nested deeper than {_MAX_NESTING}")
     if re.search(r'[\])"] *\(', code):
         raise _UnsafeError(member, "a call of something without a name")
+
+
+def _nesting(code: str) -> int:
+    """Return how deep brackets and signs are nested: torch's parser has no limit of its own."""
+    depth = deepest = 0
+    for char in re.findall(r"[()\[\]]", code):
+        depth += 1 if char in "([" else -1
+        deepest = max(deepest, depth)
+    signs = max((len(run) for run in re.findall(r"(?:- *\d* *){2,}", code)), default=0)
+    return max(deepest, signs)
 
 
 def _is_operator(name: str) -> bool:
