@@ -18,9 +18,10 @@ import pytest
 
 from tests.support.bundles import copy_bundle, document, flips, put, refused, reseal
 from vitaie import runtime
+from vitaie.manifests.errors import VitaieError
 from vitaie.manifests.manifest import Manifest
 from vitaie.runtime import _bundle
-from vitaie.runtime._bundle import locate
+from vitaie.runtime._bundle import locate, open_bundle
 
 
 @pytest.fixture
@@ -434,3 +435,14 @@ def test_opening_and_failing_to_open_leave_no_file_open(bundle: Path) -> None:
     for _ in range(10):
         refused(bundle, "E_BUNDLE_FILE_LINKED")
     assert open_files() == before
+
+
+def test_too_many_open_files_are_no_fault_of_the_bundle(bundle: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 4, limits[1]))
+    try:
+        with pytest.raises(VitaieError) as caught, open_bundle(bundle):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert (caught.value.code, caught.value.exit_code) == ("E_DISK", 5)

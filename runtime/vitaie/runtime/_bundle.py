@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from vitaie.manifests.digests import CHUNKED_ABOVE
-from vitaie.manifests.errors import BundleError, ManifestError
+from vitaie.manifests.errors import BundleError, ManifestError, VitaieError
 from vitaie.runtime._bytes import FETCH_AGAIN, Bytes, wrong_size
+from vitaie.runtime._files import disk_error
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -315,7 +316,9 @@ def _check_file(status: os.stat_result, where: str) -> None:
         )
 
 
-def _unreadable(error: OSError, where: str) -> BundleError:
+def _unreadable(error: OSError, where: str) -> VitaieError:
+    if error.errno in (errno.EMFILE, errno.ENFILE):  # this process's limit, no fault of the bundle
+        return disk_error(where, error)
     if error.errno == errno.ELOOP:  # O_NOFOLLOW met a symbolic link
         return BundleError("E_BUNDLE_FILE_LINKED", where, got="a symbolic link")
     return BundleError("E_BUNDLE_FILE_UNREADABLE", where, got=error.strerror)
