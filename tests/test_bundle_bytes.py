@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import mmap
 import os
 import random
 import threading
@@ -74,67 +76,80 @@ def test_a_huge_sparse_file_is_refused_without_reading_it(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.truncate(bundle / "model.ts", 2**42)
-    monkeypatch.setattr(os, "preadv", None)
+    monkeypatch.setattr(os, "sendfile", None)
     refused(bundle, "E_BUNDLE_FILE_SIZE")
 
 
+@pytest.mark.parametrize(("module", "call"), [(os, "sendfile"), (mmap, "mmap")])
 def test_a_file_too_large_for_memory_is_an_error_of_memory(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, module: Any, call: str
 ) -> None:
-    def empty(*_: object) -> None:
-        raise MemoryError
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
-    monkeypatch.setattr(np, "empty", empty)
+    monkeypatch.setattr(module, call, refuse)
     with pytest.raises(runtime.DiskError) as caught:
         runtime.load(bundle, target="cpu")
     assert (caught.value.code, caught.value.exit_code) == ("E_MEMORY", 5)
 
 
+def test_nobody_can_write_to_what_was_read(bundle: Path) -> None:
+    with open_bundle(bundle) as opened:
+        begun = opened.begin("labels.txt")
+        assert begun.data.tobytes() == (bundle / "labels.txt").read_bytes()
+        assert not begun.data.flags.writeable
+        with begun.file() as path:
+            with pytest.raises(PermissionError), open(path, "r+b") as file:
+                file.write(b"x")
+            with pytest.raises(PermissionError):
+                os.truncate(path, 0)
+
+
 def test_a_file_that_grows_while_it_is_hashed_is_refused(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = os.preadv
+    real = os.sendfile
 
-    def preadv(descriptor: int, buffers: Any, offset: int) -> int:
+    def sendfile(memory: int, descriptor: int, offset: int, count: int) -> int:
         with open(bundle / "model.ts", "ab") as file:
             file.write(b"x")
-        return real(descriptor, buffers, offset)
+        return real(memory, descriptor, offset, count)
 
-    monkeypatch.setattr(os, "preadv", preadv)
+    monkeypatch.setattr(os, "sendfile", sendfile)
     refused(bundle, "E_BUNDLE_FILE_SIZE")
 
 
 def test_a_file_that_shrinks_while_it_is_read_is_refused(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = os.preadv
+    real = os.sendfile
 
-    def preadv(descriptor: int, buffers: Any, offset: int) -> int:
+    def sendfile(memory: int, descriptor: int, offset: int, count: int) -> int:
         for path in ("model.ts", "labels.txt"):
             os.truncate(bundle / path, 7)
-        return real(descriptor, buffers, offset)
+        return real(memory, descriptor, offset, count)
 
-    monkeypatch.setattr(os, "preadv", preadv)
+    monkeypatch.setattr(os, "sendfile", sendfile)
     refused(bundle, "E_BUNDLE_FILE_SIZE")
 
 
 def test_a_read_that_fails_is_said_so(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def preadv(*_: object) -> int:
+    def sendfile(*_: object) -> int:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(os, "preadv", preadv)
+    monkeypatch.setattr(os, "sendfile", sendfile)
     assert "Input/output error" in str(refused(bundle, "E_BUNDLE_FILE_UNREADABLE"))
 
 
 def test_reads_that_return_little_are_continued(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = os.preadv
+    real = os.sendfile
 
-    def preadv(descriptor: int, buffers: Any, offset: int) -> int:
-        return real(descriptor, [buffers[0][:4096]], offset)
+    def sendfile(memory: int, descriptor: int, offset: int, count: int) -> int:
+        return real(memory, descriptor, offset, min(count, 4096))
 
-    monkeypatch.setattr(os, "preadv", preadv)
+    monkeypatch.setattr(os, "sendfile", sendfile)
     runtime.load(bundle, target="cpu").close()
 
 
@@ -181,15 +196,15 @@ def test_a_folder_replaced_while_it_is_read_changes_nothing(
     other = copy_bundle(bundle, tmp_path / "other")
     (other / "labels.txt").write_text("".join(f"evil{i}\tevil\n" for i in range(5)))
     reseal(other)
-    real = os.preadv
+    real = os.sendfile
 
-    def preadv(descriptor: int, buffers: Any, offset: int) -> int:
+    def sendfile(memory: int, descriptor: int, offset: int, count: int) -> int:
         if other.exists():
             bundle.rename(tmp_path / "away")
             other.rename(bundle)
-        return real(descriptor, buffers, offset)
+        return real(memory, descriptor, offset, count)
 
-    monkeypatch.setattr(os, "preadv", preadv)
+    monkeypatch.setattr(os, "sendfile", sendfile)
     with runtime.load(bundle, target="cpu") as model:
         labels = [p.id for p in model.classify(np.zeros((40, 40, 3), np.uint8), 5)]
     assert sorted(labels) == [f"c{index}" for index in range(5)]
@@ -252,7 +267,7 @@ def test_a_large_file_is_checked_chunk_by_chunk(
 def test_a_chunk_is_not_hashed_before_it_is_read(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, slow: int
 ) -> None:
-    """Any of the reads may be the last to finish, while all else is done."""
+    """Any part of the file may be late, while all else is done."""
     monkeypatch.setattr(_bytes, "CHUNK_SIZE", 1024)
     monkeypatch.setattr(_bytes, "CHUNKED_ABOVE", 1024)
     monkeypatch.setattr(_bytes, "available_cpus", lambda: 4)
@@ -261,14 +276,14 @@ def test_a_chunk_is_not_hashed_before_it_is_read(
     chunks = tuple(sha256(data[start : start + 1024]) for start in range(0, len(data), 1024))
     with open_bundle(bundle) as opened:
         artifact = opened.manifest.artifact("model.onnx").model_copy(update={"chunks": chunks})
-    real = os.preadv
+    real = os.sendfile
 
-    def preadv(descriptor: int, buffers: Any, offset: int) -> int:
+    def sendfile(memory: int, descriptor: int, offset: int, count: int) -> int:
         if len(data) * slow // 4 <= offset < len(data) * (slow + 1) // 4:
             time.sleep(0.1)
-        return real(descriptor, buffers, offset)
+        return real(memory, descriptor, offset, min(count, len(data) // 4))
 
-    monkeypatch.setattr(os, "preadv", preadv)
+    monkeypatch.setattr(os, "sendfile", sendfile)
     assert checked(path, artifact).tobytes() == data
 
 

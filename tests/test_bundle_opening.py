@@ -302,13 +302,13 @@ def test_a_file_that_is_read_early_is_read_once(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts: list[int] = []
-    real = os.preadv
+    real = os.sendfile
 
-    def preadv(descriptor: int, buffers: Any, offset: int) -> int:
-        counts.append(real(descriptor, buffers, offset))
+    def sendfile(memory: int, descriptor: int, offset: int, count: int) -> int:
+        counts.append(real(memory, descriptor, offset, count))
         return counts[-1]
 
-    monkeypatch.setattr(os, "preadv", preadv)
+    monkeypatch.setattr(os, "sendfile", sendfile)
     runtime.load(bundle, target="cpu").close()
     assert counts.count((bundle / "model.ts").stat().st_size) == 1
 

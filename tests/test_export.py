@@ -61,6 +61,19 @@ def test_both_targets_give_the_modules_logits(
             assert relative_difference(model.logits(images), expected) <= TOLERANCE
 
 
+def test_an_export_returns_what_the_module_gave_on_the_example(
+    tmp_path: Path, small_checkpoint: Checkpoint
+) -> None:
+    path, npz = small_checkpoint
+    images = np.random.default_rng(2).uniform(-1, 1, (2, 3, 32, 32)).astype(np.float32)
+    with read_checkpoint(npz) as arrays:
+        module = convert(arrays, load_card(path).model)
+    export = export_torchscript(module, images, tmp_path / "model.ts")
+    with torch.inference_mode():
+        expected = module(torch.from_numpy(images)).numpy()
+    assert np.abs(export.logits - expected).max() <= 1e-6 * np.abs(expected).max()
+
+
 def test_no_fused_attention_is_in_the_graph(small_bundle: Path) -> None:
     graph = str(torch.jit.load(small_bundle / "model.ts").inlined_graph)
     assert "aten::softmax" in graph
@@ -73,7 +86,7 @@ def test_fused_attention_is_refused(tmp_path: Path) -> None:
 
     fused = type("Fused", (torch.nn.Module,), {"forward": forward})
     with pytest.raises(BuildError, match="scaled_dot_product_attention"):
-        export_torchscript(fused(), 32, tmp_path / "model.ts")
+        export_torchscript(fused(), np.zeros((1, 3, 32, 32), np.float32), tmp_path / "model.ts")
 
 
 def test_torchscript_is_fp32_and_takes_no_gradient(small_bundle: Path) -> None:
@@ -138,7 +151,7 @@ def test_weights_table_is_the_graphs_external_set(small_bundle: Path) -> None:
     }
 
 
-def test_a_second_build_in_the_same_process_is_the_same_bytes(
+def test_a_second_export_in_the_same_process_is_the_same_bytes_whatever_the_example(
     tmp_path: Path, small_checkpoint: Checkpoint, small_bundle: Path
 ) -> None:
     path, npz = small_checkpoint
@@ -146,7 +159,8 @@ def test_a_second_build_in_the_same_process_is_the_same_bytes(
         module = convert(arrays, load_card(path).model)
     for number in range(2):
         (tmp_path / str(number)).mkdir()
-        export_torchscript(module, 32, tmp_path / str(number) / "model.ts")
+        example = np.full((number + 1, 3, 32, 32), number, np.float32)
+        export_torchscript(module, example, tmp_path / str(number) / "model.ts")
         data = (tmp_path / str(number) / "model.ts").read_bytes()
         assert data == (small_bundle / "model.ts").read_bytes()
 

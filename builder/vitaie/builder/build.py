@@ -9,11 +9,12 @@ will ship, must give them again, or nothing is published.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,10 +22,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from vitaie.builder import toolchain
-from vitaie.builder._torchvision import import_torchvision
 from vitaie.builder.checkpoint import Checkpoint, check, read_checkpoint
 from vitaie.builder.goldens import Golden, encode_npy, encode_png, read_goldens
-from vitaie.builder.module import convert
+from vitaie.builder.module import convert, import_timm
 from vitaie.builder.onnx_graph import INPUT, OUTPUT, export_onnx
 from vitaie.builder.store import publication
 from vitaie.builder.torchscript import StoredTensor, export_torchscript
@@ -33,7 +33,8 @@ from vitaie.manifests.digests import CHUNK_SIZE, CHUNKED_ABOVE, sha256
 from vitaie.manifests.errors import BuildError, CheckpointError, InputError, TargetUnavailable
 from vitaie.manifests.manifest import Manifest
 from vitaie.runtime._bundle import MANIFEST_NAME, open_bundle
-from vitaie.runtime._model import choose_target, open_engine
+from vitaie.runtime._bytes import available_cpus
+from vitaie.runtime._model import Engine, choose_target, open_engine
 from vitaie.runtime._verify import Verdict, relative_difference, silent, verify
 
 if TYPE_CHECKING:
@@ -126,17 +127,21 @@ def build_bundle(
         say("goldens")
         goldens = read_goldens(options.goldens, spec)
         say("module")
-        import_torchvision()
-        gc.freeze()  # what the imports made need not be looked at by every collection until the end
-        stack.callback(gc.unfreeze)
+        hashing = stack.enter_context(ThreadPoolExecutor(1)).submit(lambda: arrays.sha256)
+        with _no_collection(stack):
+            import_timm()
         module = convert(arrays, card.model)
+        hashing.result()
         source = _source(arrays, checkpoint, card)
+        *batches, example = _batches(goldens, card.model.image_size)
         say("reference logits")
-        probes = _probe(module, goldens, card)
+        probes = _probe(module, batches)
         say("model.ts")
-        tensors = export_torchscript(module, card.model.image_size, draft.folder / "model.ts")
+        tensors, seen = export_torchscript(module, example, draft.folder / "model.ts")
+        probes.append(_Probe(example, seen))
+        _check_finite(probes, card.name)
         del module
-        gc.collect()  # torch's traced modules sit in reference cycles
+        _release_memory()
         say("model.onnx")
         graph = export_onnx(card.model, tensors)
         fields: dict[str, Any] = {
@@ -183,6 +188,28 @@ def build_bundle(
         return Built(draft.publish(), verdict)
 
 
+@contextmanager
+def _no_collection(stack: ExitStack) -> Generator[None, None, None]:
+    """Import without looking for garbage: what imports make stays, and looking takes a sixth.
+
+    Nor do collections look at it later, until the stack ends.
+    """
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+        stack.callback(gc.unfreeze)
+    finally:
+        gc.enable()
+
+
+def _release_memory() -> None:
+    """Give back what is no longer used: torch's modules sit in cycles, glibc keeps freed blocks."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # other C libraries have no malloc_trim
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _check_targets(targets: Sequence[str]) -> None:
     for target in targets:
         if target not in (*TARGETS, "cpu"):
@@ -226,19 +253,24 @@ def _source(arrays: Checkpoint, checkpoint: Path, card: Card) -> dict[str, Any]:
     return source
 
 
-def _probe(module: Any, goldens: Sequence[Golden], card: Card) -> list[_Probe]:
-    """Run the module on each golden, then on seeded random batches."""
-    torch: Any = importlib.import_module("torch")
+def _batches(goldens: Sequence[Golden], size: int) -> list[NDArray[np.float32]]:
+    """Return what all are compared on: each golden, then seeded random batches [B, 3, S, S]."""
     random = np.random.default_rng(0)
-    size = card.model.image_size
-    batches = [golden.tensor[np.newaxis] for golden in goldens] + [
+    return [golden.tensor[np.newaxis] for golden in goldens] + [
         random.uniform(-1, 1, (batch, 3, size, size)).astype(np.float32) for batch in RANDOM_BATCHES
     ]
+
+
+def _probe(module: Any, batches: Sequence[NDArray[np.float32]]) -> list[_Probe]:
+    """Run the module on each batch."""
+    torch: Any = importlib.import_module("torch")
     with torch.inference_mode():
-        probes = [_Probe(batch, module(torch.from_numpy(batch)).numpy()) for batch in batches]
+        return [_Probe(batch, module(torch.from_numpy(batch)).numpy()) for batch in batches]
+
+
+def _check_finite(probes: Sequence[_Probe], name: str) -> None:
     if not all(np.isfinite(probe.logits).all() for probe in probes):
-        raise CheckpointError("E_CHECKPOINT_LOGITS", card.name, hint="Train it again.")
-    return probes
+        raise CheckpointError("E_CHECKPOINT_LOGITS", name, hint="Train it again.")
 
 
 def _write_files(
@@ -309,27 +341,39 @@ def _run_targets(
         BuildError: A target does not give the module's logits on a golden or a random batch.
     """
     logits: dict[str, list[NDArray[np.float32]]] = {}
-    for name in TARGETS:
-        with open_bundle(folder) as bundle:
+    with open_bundle(folder) as bundle:
+        for name in TARGETS:
             target = choose_target(bundle.manifest, name)
             engine = open_engine(bundle, target, None)
-        with _one_thread():
-            got = [engine.logits(probe.batch) for probe in probes[:goldens]]
-        got += [engine.logits(probe.batch) for probe in probes[goldens:]]
-        del engine
-        gc.collect()  # one set of weights at a time; torch's sit in reference cycles
-        logits[target.target_digest] = _checked(name, got, probes)[:goldens]
+            batches = [probe.batch for probe in probes]
+            singles = sum(len(batch) == 1 for batch in batches)  # they come first
+            run_singles = _one_thread_each if name == TORCHSCRIPT_TARGET else _in_turn
+            got = run_singles(engine, batches[:singles]) + _in_turn(engine, batches[singles:])
+            del engine
+            _release_memory()  # one set of weights at a time
+            logits[target.target_digest] = _checked(name, got, probes)[:goldens]
     return logits
 
 
-@contextmanager
-def _one_thread() -> Generator[None, None, None]:
-    """Let torch use one thread: the goldens' logits are then the same on any number of cores."""
+def _in_turn(engine: Engine, batches: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    return [engine.logits(batch) for batch in batches]
+
+
+def _one_thread_each(
+    engine: Engine, batches: Sequence[NDArray[np.float32]]
+) -> list[NDArray[np.float32]]:
+    """Run torch on each batch with one thread, on as many processors as there are.
+
+    The goldens' logits are then the same on any number of processors.
+    """
     torch: Any = importlib.import_module("torch")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with ThreadPoolExecutor(
+            available_cpus(), initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            return list(pool.map(engine.logits, batches))
     finally:
         torch.set_num_threads(threads)
 

@@ -3,7 +3,6 @@
 # No postponed annotations here: on Python 3.9 typer reads Annotated only when it is evaluated.
 
 import importlib.util
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -11,7 +10,7 @@ import typer
 
 from vitaie.manifests.errors import InputError, TargetUnavailable, printable
 from vitaie.runtime._cli import verify_command
-from vitaie.runtime._command import Json, Quiet, new_app, print_json, run, steps, suggest
+from vitaie.runtime._command import Json, Quiet, leave, new_app, print_json, run, steps, suggest
 
 if TYPE_CHECKING:
     from vitaie.manifests.card import Profile
@@ -233,4 +232,4 @@ app.command("verify")(verify_command)
 
 def main() -> None:
     """Run the command line."""
-    sys.exit(run(app, "vitaie-build"))
+    leave(run(app, "vitaie-build"))

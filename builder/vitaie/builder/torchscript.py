@@ -16,11 +16,14 @@ import zipfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from vitaie.manifests.errors import BuildError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 ALIGNMENT = 64
 _DATE = (1980, 1, 1, 0, 0, 0)
@@ -40,12 +43,19 @@ class StoredTensor(NamedTuple):
     length: int
 
 
-def export_torchscript(module: Any, image_size: int, path: Path) -> list[StoredTensor]:
-    """Trace ``module``, write it to ``path``, and say where each tensor lies.
+class Export(NamedTuple):
+    """Where each tensor lies in ``model.ts``, and what the module gave on the example."""
+
+    tensors: list[StoredTensor]
+    logits: NDArray[np.float32]
+
+
+def export_torchscript(module: Any, example: NDArray[np.float32], path: Path) -> Export:
+    """Trace ``module`` and write it to ``path``.
 
     Args:
         module: A module on the CPU, in evaluation mode, without gradients.
-        image_size: Height and width of its input, in pixels.
+        example: The batch to trace with, float32 [B, 3, S, S]; the graph takes any other B too.
         path: The file to write; it must not exist.
 
     Raises:
@@ -55,20 +65,36 @@ def export_torchscript(module: Any, image_size: int, path: Path) -> list[StoredT
     torch: Any = importlib.import_module("torch")
 
     _forget_traced_classes(torch)
-    example = torch.zeros(1, 3, image_size, image_size)
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), _outputs(torch, module) as outputs, warnings.catch_warnings():
         # timm asserts the input's size; for a fixed size that is rightly a constant. TorchScript
         # is deprecated since torch 2.5, and it is what the devices load.
         for category in (torch.jit.TracerWarning, DeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", category)
-        traced: Any = torch.jit.trace(module, example, check_trace=False)
+        traced: Any = torch.jit.trace(module, torch.from_numpy(example), check_trace=False)
     if _FUSED in str(traced.inlined_graph):
         raise BuildError("E_BUILD_DISAGREES", path.name, got=_FUSED, expected="unfused attention")
     tensors = {name: value.numpy() for name, value in module.state_dict().items()}
     with _saved(traced, path.parent) as source:
         del traced
         with open(path, "xb") as target:
-            return _rewrite(source, target, tensors)
+            return Export(_rewrite(source, target, tensors), outputs[0].numpy())
+
+
+@contextmanager
+def _outputs(torch: Any, module: Any) -> Generator[list[Any], None, None]:
+    """Yield a list that gets what ``module`` returns: tracing runs it, and keeps that to itself."""
+    outputs: list[Any] = []
+
+    def keep(called: Any, _inputs: Any, output: Any) -> None:
+        if called is module:
+            outputs.append(output.detach())
+
+    # A hook on the module itself would become part of the TorchScript.
+    hook = torch.nn.modules.module.register_module_forward_hook(keep)
+    try:
+        yield outputs
+    finally:
+        hook.remove()
 
 
 @contextmanager

@@ -92,6 +92,13 @@ class Bundle:
         """Return an artifact's bytes, uint8 [size], after their digest was checked."""
         return self.begin(path).check(self.manifest.artifact(path))
 
+    @contextmanager
+    def file(self, path: str) -> Generator[str, None, None]:
+        """Yield the path of a private file of an artifact's checked bytes; forget it after."""
+        self.read(path)
+        with self._bytes.pop(path).file() as name:
+            yield name
+
     def check(self, paths: Iterable[str] | None = None) -> None:
         """Check the digest of every artifact, or of ``paths``; keep only what was read already."""
         for artifact in self.manifest.artifacts:

@@ -2,25 +2,38 @@
 
 Reading starts at once, hashing follows chunk by chunk on every processor, and whoever waits for
 either can do something else meanwhile: importing pydantic, building a session.
+
+The memory is a sealed file of no name: nobody can change it, and PyTorch, which reads a file once
+but copies a buffer three times, gets that file.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
+import mmap
 import os
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+import threading
+from collections.abc import Callable, Generator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from vitaie.manifests.digests import CHUNK_SIZE, CHUNKED_ABOVE
-from vitaie.manifests.errors import BundleError, DiskError
+from vitaie.manifests.errors import BundleError, DiskError, VitaieError
+from vitaie.runtime._files import disk_errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vitaie.manifests.manifest import Artifact
 
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_NO_MEMORY = (errno.ENOMEM, errno.ENOSPC, errno.EFBIG, errno.EMFILE)
+_T = TypeVar("_T")
 FETCH_AGAIN = "The bundle was changed after it was published; fetch it again."
 
 
@@ -33,26 +46,19 @@ class Bytes:
         ``spare`` processors, where there are more, are left to what is done meanwhile.
 
         Raises:
-            DiskError: There is not enough memory.
+            DiskError: Too many files are open.
         """
         self.size = size
         self._where = where
         self._descriptor = descriptor
-        try:
-            self._data: NDArray[np.uint8] = np.empty(size, np.uint8)
-        except MemoryError:
-            raise DiskError("E_MEMORY", where, expected=f"{size} bytes") from None
+        with disk_errors(where):
+            self._memory = os.memfd_create("vitaie", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         step = CHUNK_SIZE if size > CHUNKED_ABOVE else max(size, 1)
         starts = range(0, max(size, 1), step)
         workers = max(1, min(len(starts), available_cpus() - spare))
-        self._pool = ThreadPoolExecutor(workers, "vitaie-read")
-        # In this order, since hashing waits until every read has come to its end; and in large
-        # reads, since each one's end waits until the main thread lets go of the interpreter.
-        part = -(-size // workers)
-        self._reads = [
-            self._pool.submit(self._read, worker * part, min((worker + 1) * part, size))
-            for worker in range(workers)
-        ]
+        large = size > CHUNKED_ABOVE
+        self._pool = ThreadPoolExecutor(workers, "vitaie-read") if large else _AtOnce()
+        self._mapped = self._pool.submit(self._read)
         self._digests: list[Future[str]] = [
             self._pool.submit(self._hash, start, start + step) for start in starts
         ]
@@ -64,10 +70,9 @@ class Bytes:
 
         Raises:
             BundleError: The file cannot be read, or has another size by now.
+            DiskError: There is not enough memory.
         """
-        for read in self._reads:
-            read.result()
-        return self._data
+        return self._mapped.result()
 
     def check(self, artifact: Artifact) -> NDArray[np.uint8]:
         """Return the bytes, uint8 [size], once their digest is known to be the artifact's.
@@ -77,7 +82,6 @@ class Bytes:
         Raises:
             BundleError: The digest is another one, or the file cannot be read.
         """
-        data = self.data
         expected = artifact.chunks or (artifact.sha256,)
         got = [digest.result() for digest in self._digests]
         for index, (actual, claimed) in enumerate(zip(got, expected)):
@@ -90,32 +94,86 @@ class Bytes:
                     got=actual,
                     hint=FETCH_AGAIN,
                 )
-        return data
+        return self.data
+
+    @contextmanager
+    def file(self) -> Generator[str, None, None]:
+        """Yield a path of the bytes, for who must be given one, and forget them after.
+
+        They are in memory just once meanwhile: ``data`` is gone.
+        """
+        for digest in self._digests:
+            digest.exception()  # it reads what is let go of here
+        self._forget()
+        try:
+            yield f"/proc/self/fd/{self._memory}"
+        finally:
+            self.stop()
 
     def stop(self) -> None:
-        """Wait for what is being read or hashed, and do no more of it."""
-        for read in self._reads:
-            read.cancel()
-        for digest in self._digests:
-            digest.cancel()
-        self._pool.shutdown(wait=True)
+        """Wait for what is being read or hashed, do no more of it, and forget the bytes."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._forget()  # the map first: the pages then go with the file, which others need not see
+        memory, self._memory = self._memory, -1
+        if memory < 0:
+            return
+        if self.size > CHUNKED_ABOVE:  # giving its pages back takes a while: nobody waits for it
+            with suppress(RuntimeError):  # no more threads
+                threading.Thread(target=os.close, args=(memory,), name="vitaie-free").start()
+                return
+        os.close(memory)
 
-    def _read(self, start: int, end: int) -> None:
-        view = self._data.data
+    def _forget(self) -> None:
+        """Let go of the memory, whoever still holds this: a failed digest's traceback does."""
+        self._digests = []
+        self._mapped = Future()
+        self._mapped.cancel()
+
+    def _read(self) -> NDArray[np.uint8]:
+        done = 0
         try:
-            while start < end:
-                count = os.preadv(self._descriptor, [view[start:end]], start)
+            # All at once if it goes: each call's end waits until the main thread lets go of the
+            # interpreter.
+            while done < self.size:
+                count = os.sendfile(self._memory, self._descriptor, done, self.size - done)
                 if count == 0:
-                    raise wrong_size(self._where, self.size, start)
-                start += count
+                    raise wrong_size(self._where, self.size, done)
+                done += count
             actual = os.fstat(self._descriptor).st_size
         except OSError as error:
-            raise BundleError("E_BUNDLE_FILE_UNREADABLE", self._where, got=error.strerror) from None
+            raise self._unreadable(error) from None
         if actual != self.size:
             raise wrong_size(self._where, self.size, actual)
+        fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, _SEALS)
+        if self.size == 0:
+            return np.empty(0, np.uint8)
+        try:
+            mapped = mmap.mmap(self._memory, self.size, mmap.MAP_PRIVATE, mmap.PROT_READ)
+        except OSError as error:
+            raise self._unreadable(error) from None
+        return np.frombuffer(mapped, np.uint8)
+
+    def _unreadable(self, error: OSError) -> VitaieError:
+        if error.errno in _NO_MEMORY:
+            expected = f"{self.size} bytes of memory"
+            return DiskError("E_MEMORY", self._where, expected=expected, got=error.strerror)
+        return BundleError("E_BUNDLE_FILE_UNREADABLE", self._where, got=error.strerror)
 
     def _hash(self, start: int, end: int) -> str:
         return hashlib.sha256(self.data.data[start:end]).hexdigest()
+
+
+class _AtOnce(Executor):
+    """Does a task when it is submitted: for a small file a thread takes longer than the file."""
+
+    def submit(self, fn: Callable[..., _T], /, *args: Any, **options: Any) -> Future[_T]:
+        """Call ``fn`` and return its outcome."""
+        future: Future[_T] = Future()
+        try:
+            future.set_result(fn(*args, **options))
+        except Exception as error:  # it is raised to who asks for the result
+            future.set_exception(error)
+        return future
 
 
 def wrong_size(where: str, expected: int, got: int) -> BundleError:

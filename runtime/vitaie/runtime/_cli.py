@@ -3,7 +3,6 @@
 # No postponed annotations here: on Python 3.9 typer reads Annotated only when it is evaluated.
 
 import io
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +19,7 @@ from vitaie.runtime._command import (
     Json,
     Quiet,
     Threads,
+    leave,
     log_to_stderr,
     new_app,
     print_json,
@@ -250,4 +250,4 @@ def print_claims(verdict: "Verdict") -> None:
 
 def main() -> None:
     """Run the command line."""
-    sys.exit(run(app, "vitaie"))
+    leave(run(app, "vitaie"))

@@ -6,13 +6,9 @@ twice first: its digest, and that it holds nothing but what a bundle's model nee
 
 from __future__ import annotations
 
-import fcntl
 import importlib
 import importlib.util
-import os
 import warnings
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,8 +21,6 @@ if TYPE_CHECKING:
 
     from vitaie.manifests.manifest import Target
     from vitaie.runtime._bundle import Bundle
-
-_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 def missing() -> str:
@@ -49,21 +43,17 @@ class Engine:
         if missing():
             raise TargetUnavailable("E_EXTRA_MISSING", target.id, got=missing())
         where = str(bundle.folder / "model.ts")
-        data = bundle.read("model.ts")
-        check_archive(data.data, where)
-        with _private_file(data) as descriptor:
-            del data
-            bundle.release("model.ts")
-            torch: Any = importlib.import_module("torch")
-            if threads is not None:
-                torch.set_num_threads(threads)
-            try:
-                with warnings.catch_warnings():
-                    for category in (DeprecationWarning, FutureWarning):  # of TorchScript itself
-                        warnings.simplefilter("ignore", category)
-                    module: Any = torch.jit.load(f"/proc/self/fd/{descriptor}", map_location="cpu")
-            except Exception as error:  # torch documents no exception classes
-                raise BundleError("E_BUNDLE_ENGINE", where, got=error) from None
+        check_archive(bundle.read("model.ts").data, where)
+        torch: Any = importlib.import_module("torch")
+        if threads is not None:
+            torch.set_num_threads(threads)
+        try:
+            with bundle.file("model.ts") as path, warnings.catch_warnings():
+                for category in (DeprecationWarning, FutureWarning):  # of TorchScript itself
+                    warnings.simplefilter("ignore", category)
+                module: Any = torch.jit.load(path, map_location="cpu")
+        except Exception as error:  # torch documents no exception classes
+            raise BundleError("E_BUNDLE_ENGINE", where, got=error) from None
         self._torch = torch
         self._module = module.eval()
 
@@ -74,21 +64,3 @@ class Engine:
         with self._torch.inference_mode():
             result: NDArray[np.float32] = self._module(self._torch.from_numpy(batch)).numpy()
         return result
-
-
-@contextmanager
-def _private_file(data: NDArray[np.uint8]) -> Generator[int, None, None]:
-    """Yield a file in memory that holds ``data`` and that nobody can change.
-
-    ``torch.jit.load`` copies a buffer three times, and reads a file once: this gives it a file,
-    of the very bytes that were hashed.
-    """
-    descriptor = os.memfd_create("model.ts", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        view = data.data
-        while len(view):
-            view = view[os.write(descriptor, view) :]
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
-        yield descriptor
-    finally:
-        os.close(descriptor)
