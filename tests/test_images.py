@@ -7,6 +7,7 @@ import random
 import socket
 import struct
 import threading
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from io import BytesIO
@@ -279,6 +280,32 @@ def test_a_truncated_jpeg_is_an_error() -> None:
     for data in (JPEG, jpeg(PIXELS, progressive=True), jpeg(PIXELS, mode="L")):
         for end in range(3, len(data), 3 if len(data) > 1500 else 1):
             assert code_of(data[:end]) == "E_IMAGE_BROKEN"
+
+
+def test_a_jpeg_of_endless_scans_is_an_error() -> None:
+    data = jpeg(PIXELS, progressive=True)
+    last = data.rindex(b"\xff\xda")
+    end = data.rindex(b"\xff\xd9")
+    scan = data[last:end]
+    few = data[:end] + 100 * scan + data[end:]
+    assert _images.decode(few).shape == PIXELS.shape
+    assert code_of(data[:end] + 1000 * scan + data[end:]) == "E_IMAGE_BROKEN"
+
+
+def test_a_lossless_jpeg_is_refused_whatever_the_decoder_can() -> None:
+    start = JPEG.index(b"\xff\xc0")
+    assert code_of(JPEG[:start] + b"\xff\xc3" + JPEG[start + 2 :]) == "E_IMAGE_BROKEN"
+
+
+def test_what_follows_the_last_row_of_a_png_is_not_unpacked() -> None:
+    kind = PNG_KINDS["rgb8"]
+    rows = bytes(8 * (1 + 3 * 8)) + bytes(2**26)
+    data = png_of_rows(8, 8, kind, rows)
+    tracemalloc.start()
+    _images.decode(data)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**23
 
 
 def test_a_truncated_png_is_an_error() -> None:

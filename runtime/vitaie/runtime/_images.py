@@ -212,6 +212,10 @@ _JPEG_BARE = frozenset([0x01, *range(0xD0, 0xD9)])
 """TEM, RST0 to RST7 and SOI: markers without a length."""
 _JPEG_METADATA = frozenset([*range(0xE1, 0xEE), 0xEF, 0xFE])
 """APP1 to APP13, APP15 and comments. APP0 (JFIF) and APP14 (Adobe) name the colour space."""
+_JPEG_LOSSLESS = 0xC3
+"""SOF3, which only some releases of libjpeg-turbo decode: one file must mean one picture."""
+_MAX_SCANS = 1000
+"""Of a progressive file: a scan of a few bytes costs a pass over the whole picture."""
 
 
 def _jpeg_essentials(data: bytes, where: str) -> bytes:
@@ -225,6 +229,8 @@ def _jpeg_essentials(data: bytes, where: str) -> bytes:
         start, position, code = marker.start(), marker.end(), data[marker.end() - 1]
         if code == 0xDA:
             break
+        if code == _JPEG_LOSSLESS:
+            raise _broken(where, "a lossless JPEG")
         if code not in _JPEG_BARE:
             length = int.from_bytes(data[position : position + 2], "big")
             position += length
@@ -234,6 +240,8 @@ def _jpeg_essentials(data: bytes, where: str) -> bytes:
             kept.append(memoryview(data)[start:position])
     if data.rfind(b"\xff\xd9", position) < 0:
         raise _broken(where, "no end of image")
+    if data.count(b"\xff\xda", start) > _MAX_SCANS:
+        raise _broken(where, f"more than {_MAX_SCANS} scans")
     kept.append(memoryview(data)[start:])
     return b"".join(kept)
 
@@ -311,5 +319,5 @@ def _check_png_rows(image: PngImageFile, essentials: bytes, where: str) -> None:
                 missing -= len(stream.decompress(packed, 2**20))
                 packed = stream.unconsumed_tail
         position += 12 + length
-    if missing - len(stream.flush()) > 0:
+    if missing > 0 and missing > len(stream.flush()):  # which unpacks all that is left
         raise _broken(where, f"{missing} bytes of rows are missing")

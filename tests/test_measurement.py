@@ -1,0 +1,272 @@
+"""Records of measurements: what is refused, and what follows from what was seen."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from vitaie.manifests.errors import InputError, VitaieError
+from vitaie.manifests.measurement import (
+    AccuracyMeasurement,
+    PerformanceMeasurement,
+    accuracy_record,
+    frames_per_second,
+    performance_record,
+    read_measurement,
+    to_bytes,
+)
+from vitaie.manifests.statistics import wilson95
+
+Change = Callable[[dict[str, Any]], None]
+
+DIGESTS = [f"{number:064x}" for number in range(8)]
+
+SUBJECT = {
+    "name": "digits",
+    "content_digest": DIGESTS[0],
+    "target": "onnxruntime-cpu-fp32",
+    "target_digest": DIGESTS[1],
+    "preprocess_digest": DIGESTS[2],
+}
+ENVIRONMENT: dict[str, Any] = {
+    "created": "2026-11-24T12:00:00Z",
+    "machine": "Linux x86_64",
+    "processor": "a processor",
+    "features": ["avx2"],
+    "processors": 2,
+    "python": "3.11.7",
+    "packages": {"onnxruntime": "1.32.0"},
+}
+
+
+def accuracy() -> dict[str, Any]:
+    """Six images: the target is right on the first three, the source on the first two and last."""
+    return {
+        "format": "vitaie-accuracy",
+        "format_version": 1,
+        "subject": SUBJECT,
+        "dataset": "val",
+        "dataset_digest": DIGESTS[3],
+        "missing": ["broken.png"],
+        "batch_size": 4,
+        "threads": 2,
+        "images": {
+            "path": [f"{number}.png" for number in range(6)],
+            "size": [100] * 6,
+            "sha256": DIGESTS[:6],
+            "label": [0, 1, 2, 0, 1, 2],
+            "target": [[0, 1, 2], [1, 2, 0], [2, 0, 1], [1, 0, 2], [0, 2, 1], [1, 0, 2]],
+            "source": [[0, 1, 2], [1, 2, 0], [0, 2, 1], [1, 0, 2], [0, 2, 1], [2, 1, 0]],
+        },
+        "environment": ENVIRONMENT,
+    }
+
+
+def performance(runs: int = 1, calls: int = 1000, call_ns: int = 10_000_000) -> dict[str, Any]:
+    """Calls of 10 ms, each begun 1 ms after the one before it ended."""
+    starts = [number * (call_ns + 1_000_000) for number in range(calls)]
+    run = {
+        "load_s": 0.5,
+        "first_call_s": 0.2,
+        "warm_up_calls": 20,
+        "warm_up_s": 1.1,
+        "start_ns": starts,
+        "end_ns": [start + call_ns for start in starts],
+        "peak_mib": 700.5,
+    }
+    return {
+        "format": "vitaie-performance",
+        "format_version": 1,
+        "subject": SUBJECT,
+        "boundary": "host",
+        "scenario": "single_stream",
+        "protocol": "quick",
+        "batch_size": 1,
+        "threads": 2,
+        "inputs": {
+            "kind": "photographs",
+            "count": 64,
+            "seed": 1,
+            "digest": DIGESTS[4],
+        },
+        "runs": [copy.deepcopy(run) for _ in range(runs)],
+        "honesty": {
+            "seed": 1,
+            "checked": 8,
+            "differing": 0,
+            "distinct_ms": 10.0,
+            "repeated_ms": 9.5,
+            "artifacts_unchanged": True,
+        },
+        "placement": None,
+        "environment": ENVIRONMENT,
+    }
+
+
+def read(document: dict[str, Any]) -> Any:
+    return read_measurement(json.dumps(document).encode(), "record.json")
+
+
+def judged(document: dict[str, Any], peak_tflops: float | None = None) -> dict[str, Any]:
+    measurement = read(document)
+    assert isinstance(measurement, PerformanceMeasurement)
+    path = "measurements/0/record.json"
+    return performance_record(measurement, path, gflop=35.0, peak_tflops=peak_tflops)
+
+
+@pytest.mark.parametrize("document", [accuracy(), performance()])
+def test_a_record_is_read_as_it_was_written(document: dict[str, Any]) -> None:
+    measurement = read(document)
+    assert read_measurement(to_bytes(measurement), "again") == measurement
+    assert json.loads(to_bytes(measurement)) == document
+
+
+def test_the_counts_follow_from_the_predictions() -> None:
+    measurement = read(accuracy())
+    assert isinstance(measurement, AccuracyMeasurement)
+    record = accuracy_record(measurement, "measurements/0/record.json")
+    low, high = wilson95(3, 6)
+    assert record["top1"] == {
+        "count": 3,
+        "percent": 50.0,
+        "wilson95": {"low": low, "high": high},
+    }
+    assert record["top5"]["count"] == 6
+    assert record["source_top1"]["count"] == 3
+    assert record["paired"] == {"both": 2, "target_only": 1, "source_only": 1, "neither": 2}
+    assert record["agreement"] == 4
+    assert record["dataset"] == {"name": "val", "digest": DIGESTS[3], "images": 6, "missing": 1}
+
+
+def test_without_a_source_nothing_is_said_of_one() -> None:
+    document = accuracy()
+    document["images"]["source"] = None
+    record = accuracy_record(read(document), "x")
+    pairs = ("source_top1", "source_top5", "paired", "agreement")
+    assert [record[name] for name in pairs] == [None] * 4
+
+
+def test_fps_is_images_over_wall_time_and_not_over_the_calls() -> None:
+    measurement = read(performance())
+    assert frames_per_second(measurement) == pytest.approx(1000 / (999 * 0.011 + 0.010))
+    document = performance()
+    document.update(scenario="offline", batch_size=8)
+    assert frames_per_second(read(document)) == pytest.approx(8 * frames_per_second(measurement))
+
+
+def test_a_steady_honest_run_is_valid() -> None:
+    record = judged(performance())
+    assert (record["verdict"], record["reasons"]) == ("VALID", [])
+    assert record["latency_ms"] == {name: 10.0 for name in ("p50", "p90", "p95", "p99")}
+    assert record["variation"] == 0.0
+    assert judged(performance(calls=6636))["latency_ms"]["p99.9"] == 10.0
+
+
+def _set(path: str, value: Any) -> Change:
+    *folders, last = path.split("/")
+
+    def change(document: dict[str, Any]) -> None:
+        place: Any = document
+        for name in folders:
+            place = place[int(name)] if name.isdigit() else place[name]
+        place[last] = value
+
+    return change
+
+
+def _slow_third(document: dict[str, Any]) -> None:
+    run = document["runs"][0]
+    late = 0
+    for index in range(1000):
+        run["start_ns"][index] += late
+        late += 2_000_000 * (index >= 667)
+        run["end_ns"][index] += late
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (_slow_third, "was not stable"),
+        (_set("honesty/differing", 1), "1 of 8 outputs"),
+        (_set("honesty/checked", 0), "no output"),
+        (_set("honesty/repeated_ms", 8.9), "kept by input"),
+        (_set("honesty/artifacts_unchanged", False), "were changed"),
+        (_set("runs/0/warm_up_calls", 9), "warmed up by 9"),
+        (_set("runs/0/warm_up_s", 0.9), "warmed up by 20"),
+        (_set("protocol", "full"), "1 runs, at least 5"),
+    ],
+)
+def test_whatever_makes_a_run_not_count_makes_it_invalid(spoil: Change, reason: str) -> None:
+    document = performance()
+    spoil(document)
+    record = judged(document)
+    assert record["verdict"] == "INVALID"
+    assert any(reason in text for text in record["reasons"]), record["reasons"]
+
+
+def test_a_short_run_is_invalid() -> None:
+    reasons = judged(performance(calls=63))["reasons"]
+    assert len(reasons) == 2
+    assert "63 calls, at least 64" in reasons[0]
+    assert "at least 10 s" in reasons[1]
+
+
+def test_short_calls_may_gain_more_from_a_repeated_image() -> None:
+    document = performance()
+    document["honesty"].update(distinct_ms=0.1, repeated_ms=0.081)
+    assert judged(document)["verdict"] == "VALID"
+    document["honesty"].update(repeated_ms=0.079)
+    assert judged(document)["verdict"] == "INVALID"
+
+
+def test_more_than_the_hardware_can_do_is_invalid() -> None:
+    fps = judged(performance())["fps"]
+    assert judged(performance(), peak_tflops=1.01 * fps * 35 / 1000)["verdict"] == "VALID"
+    record = judged(performance(), peak_tflops=0.99 * fps * 35 / 1000)
+    assert "TFLOPS" in record["reasons"][0]
+
+
+@pytest.mark.parametrize(
+    ("document", "change", "field"),
+    [
+        (accuracy(), _set("format", "vitaie-speed"), "format"),
+        (accuracy(), _set("format_version", 2), "format_version"),
+        (accuracy(), _set("more", 1), "more"),
+        (accuracy(), _set("images/size", [100] * 5), "images.size"),
+        (accuracy(), _set("images/source", [[0, 1, 2]] * 5), "images.source"),
+        (accuracy(), _set("images/path", [f"{n}.png" for n in (0, 1, 2, 2, 4, 5)]), "images.path"),
+        (accuracy(), _set("images/target", [[0, 1, 2]] * 5 + [[0, 1, 1]]), "images.target"),
+        (accuracy(), _set("images/target", [[0, 1, 2]] * 5 + [[0, 1]]), "images.target"),
+        (accuracy(), _set("images/label", [0, 1, 2, 0, 1, -2]), "images.label[5]"),
+        (performance(), _set("runs", []), "runs"),
+        (performance(), _set("runs/0/start_ns", []), "runs[0].end_ns"),
+        (performance(), _set("runs/0/end_ns", [1] * 1000), "runs[0].start_ns"),
+        (performance(), _set("batch_size", 2), "batch_size"),
+        (performance(), _set("honesty/differing", 9), "honesty.differing"),
+        (performance(), _set("runs/0/peak_mib", "much"), "runs[0].peak_mib"),
+    ],
+)
+def test_a_record_that_contradicts_itself_is_refused(
+    document: dict[str, Any], change: Change, field: str
+) -> None:
+    spoiled = copy.deepcopy(document)
+    change(spoiled)
+    with pytest.raises(InputError) as caught:
+        read(spoiled)
+    assert (caught.value.code, caught.value.field) == ("E_RECORD", field)
+
+
+def test_what_is_no_json_is_refused() -> None:
+    for data in (
+        b"",
+        b"[]",
+        b'{"format": "vitaie-accuracy", "format": "vitaie-accuracy"}',
+        b"\xff",
+    ):
+        with pytest.raises(VitaieError) as caught:
+            read_measurement(data, "record.json")
+        assert caught.value.code.startswith("E_")
