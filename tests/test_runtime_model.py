@@ -188,8 +188,29 @@ def test_a_list_gives_a_list(model: runtime.Model) -> None:
     assert model.classify([], 2) == []
 
 
-@pytest.mark.parametrize("top_k", [0, -1])
-def test_top_k_below_one_is_refused(model: runtime.Model, top_k: int) -> None:
+@pytest.mark.parametrize("wrong", [0, -1, 1025, 2.5, "2", True, [2]])
+def test_threads_are_a_whole_number_in_bounds(small_bundle: Path, wrong: Any) -> None:
+    with pytest.raises(runtime.InputError) as caught:
+        runtime.load(small_bundle, threads=wrong)
+    assert (caught.value.code, caught.value.where) == ("E_ARGUMENT", "threads")
+
+
+@pytest.mark.parametrize("wrong", [None, 5, b"bundles"])
+def test_what_is_no_path_is_refused(wrong: Any) -> None:
+    with pytest.raises(runtime.InputError) as caught:
+        runtime.load(wrong)
+    assert (caught.value.code, caught.value.where) == ("E_ARGUMENT", "path")
+
+
+def test_a_batch_that_is_not_finite_is_the_callers_fault(model: runtime.Model) -> None:
+    batch = np.full((1, *model.preprocess(CAT).shape), np.nan, np.float32)
+    with pytest.raises(runtime.InputError) as caught:
+        model.logits(batch)
+    assert caught.value.code == "E_BATCH"
+
+
+@pytest.mark.parametrize("top_k", [0, -1, 2.5, "2", None, True])
+def test_top_k_below_one_or_no_whole_number_is_refused(model: runtime.Model, top_k: Any) -> None:
     uses: list[Callable[[], object]] = [
         lambda: model.classify(CAT, top_k),
         lambda: model.classify([CAT], top_k),

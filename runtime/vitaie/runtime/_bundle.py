@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from vitaie.manifests.digests import CHUNKED_ABOVE
-from vitaie.manifests.errors import BundleError, ManifestError, VitaieError
+from vitaie.manifests.errors import BundleError, InputError, ManifestError, VitaieError
 from vitaie.runtime._bytes import FETCH_AGAIN, Bytes, wrong_size
 from vitaie.runtime._files import disk_error
 
@@ -48,6 +48,8 @@ def locate(path: str | os.PathLike[str]) -> Path:
     Raises:
         BundleError: There is neither a manifest nor a version here.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError("E_ARGUMENT", "path", expected="a path", got=path)
     folder = Path(path)
     hint = "Give the folder of a bundle, such as bundles/vit_base_patch16_224."
     newest: tuple[tuple[int, int, int], str] | None = None

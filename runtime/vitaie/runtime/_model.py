@@ -103,7 +103,12 @@ class Model:
         if engine is None:
             raise InputError("E_CLOSED", self.manifest.name, hint="Load the bundle again.")
         self._check_batch(batch)
-        return run(engine, np.ascontiguousarray(batch), self.manifest)
+        try:
+            return run(engine, np.ascontiguousarray(batch), self.manifest)
+        except BundleError:
+            if np.isfinite(batch).all():
+                raise
+        raise InputError("E_BATCH", "batch", expected="finite numbers", got="NaN or infinity")
 
     def _check_batch(self, batch: object) -> None:
         """Refuse what is no batch here, not deep in an engine."""
@@ -136,7 +141,7 @@ class Model:
         """
         if isinstance(image, list):
             return list(self.stream(image, top_k))
-        self._check_top_k(top_k)
+        _check_whole("top_k", top_k)
         return self._predictions(self.logits(self.preprocess(image)[np.newaxis])[0], top_k)
 
     def stream(
@@ -151,9 +156,8 @@ class Model:
             ImageError: An image cannot be used.
             InputError: ``top_k`` or ``batch_size`` is below 1, or the model is closed.
         """
-        self._check_top_k(top_k)
-        if batch_size < 1:
-            raise InputError("E_ARGUMENT", "batch_size", expected="at least 1", got=batch_size)
+        _check_whole("top_k", top_k)
+        _check_whole("batch_size", batch_size)
         return self._stream(images, top_k, batch_size)
 
     def _stream(
@@ -217,10 +221,6 @@ class Model:
     def _prediction(self, index: int, probabilities: NDArray[np.float64]) -> Prediction:
         identifier, label = self._labels[index]
         return Prediction(index, identifier, label, float(probabilities[index]))
-
-    def _check_top_k(self, top_k: int) -> None:
-        if top_k < 1:
-            raise InputError("E_ARGUMENT", "top_k", expected="at least 1", got=top_k)
 
     def close(self) -> None:
         """Let go of the engine. Calls under way finish; later ones raise. May be called twice."""
@@ -294,8 +294,20 @@ def _let_malloc_reuse() -> None:
 
 def check_threads(threads: int | None) -> None:
     """Refuse a number of threads that no engine takes."""
-    if threads is not None and not 1 <= threads <= _MAX_THREADS:
-        raise InputError("E_ARGUMENT", "threads", expected=f"1 to {_MAX_THREADS}", got=threads)
+    if threads is not None:
+        _check_whole("threads", threads, _MAX_THREADS)
+
+
+def _check_whole(name: str, value: object, most: int | None = None) -> None:
+    """Refuse an argument that is no whole number from 1 on."""
+    if (
+        isinstance(value, (int, np.integer))
+        and not isinstance(value, bool)
+        and 1 <= value <= (most or value)
+    ):
+        return
+    expected = f"1 to {most}" if most else "at least 1"
+    raise InputError("E_ARGUMENT", name, expected=expected, got=value)
 
 
 def choose_target(manifest: Manifest, wanted: str) -> Target:
