@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -300,11 +301,11 @@ def check_threads(threads: int | None) -> None:
 
 def _check_whole(name: str, value: object, most: int | None = None) -> None:
     """Refuse an argument that is no whole number from 1 on."""
-    if (
-        isinstance(value, (int, np.integer))
-        and not isinstance(value, bool)
-        and 1 <= value <= (most or value)
-    ):
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(cast("Any", value))
+    except TypeError:
+        number = 0
+    if 1 <= number <= (most or number):
         return
     expected = f"1 to {most}" if most else "at least 1"
     raise InputError("E_ARGUMENT", name, expected=expected, got=value)
