@@ -4,8 +4,10 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
+CPP_OPTIONS ?= -DVITAIE_WERROR=ON
 
-.PHONY: help setup demo test test-light test-long test-device-env lint format bench schema clean
+.PHONY: help setup demo test test-light test-long test-device-env cpp cpp-test lint format bench \
+	schema clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -19,17 +21,25 @@ $(READY): pyproject.toml constraints.txt scripts/setup.sh
 demo: setup ## train on digits, bundle, verify, classify; then one full-size model
 	$(BIN)/python examples/demo.py
 
-test: setup ## all tests that fit 20 minutes on two cores
+test: setup cpp-test ## all tests that fit 20 minutes on two cores, Python and C++
 	$(BIN)/python -m pytest -q -m "not long"
 
 test-light: setup ## the runtime on Python 3.9, without torch
 	sh scripts/test_light.sh $(BIN)/python
 
-test-long: setup ## what does not fit; its last result is docs/test-long.md
+test-long: setup cpp ## what does not fit; its last result is docs/test-long.md
 	$(BIN)/python -m pytest -m long --durations=0
 
 test-device-env: setup ## the vendor's environment: Python 3.9, torch 2.0.1, timm 0.6.13 (4.5 GB)
 	sh scripts/test_device_env.sh $(BIN)/python
+
+cpp: ## the C++ loader, in cpp/build
+	sh scripts/setup_cpp.sh
+	cmake -S cpp -B cpp/build -DCMAKE_BUILD_TYPE=Release $(CPP_OPTIONS)
+	cmake --build cpp/build --parallel "$$(nproc)"
+
+cpp-test: cpp ## the tests of the C++ loader that need no Python
+	ctest --test-dir cpp/build --output-on-failure --parallel "$$(nproc)"
 
 lint: setup ## ruff, mypy, pyright, import-linter
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -47,4 +57,4 @@ schema: setup ## write the generated files anew: JSON Schemas
 	$(BIN)/python -m vitaie.manifests.schema
 
 clean:
-	rm -rf $(VENV) .venv-light .venv-device build
+	rm -rf $(VENV) .venv-light .venv-device build cpp/build

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Generator
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import pytest
 from tests.support.bundles import Document, copy_bundle, document, put, reseal
 from tests.support.images import PHOTOS
 from vitaie import runtime
+from vitaie.builder.cli import app as builder_app
 from vitaie.manifests.digests import sha256
 from vitaie.manifests.outputs import (
     ClassifyOutput,
@@ -65,7 +67,7 @@ class Cli:
 
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str]) -> Generator[Cli, None, None]:
-    numbers = (signal.SIGTERM, signal.SIGHUP)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     handlers = [signal.getsignal(number) for number in numbers]
     yield Cli(capsys)
     for number, handler in zip(numbers, handlers):
@@ -104,6 +106,15 @@ def test_without_arguments_the_commands_are_listed(cli: Cli) -> None:
     assert (result.code, result.err) == (0, "")
     for command in COMMANDS:
         assert f"\n  {command} " in result.out
+
+
+@pytest.mark.parametrize(("name", "which"), [("vitaie", app), ("vitaie-build", builder_app)])
+def test_the_version_is_that_of_the_distribution(
+    name: str, which: Any, capsys: pytest.CaptureFixture[str], cli: Cli
+) -> None:
+    for arguments in (["--version"], ["--version", "nonsense"]):
+        assert run(which, name, arguments) == 0
+        assert capsys.readouterr() == (f"{name} {metadata.version('vitaie')}\n", "")
 
 
 # What the commands do
@@ -186,7 +197,9 @@ def test_verify_prints_every_claim_and_the_verdict(cli: Cli, small_bundle: Path)
     assert result.code == 0
     *claims, verdict = result.out.splitlines()
     assert verdict.startswith("TRUE")
-    assert [line.split()[0] for line in claims] == ["true"] * 5 + ["not"]
+    assert [line.split()[0] for line in claims] == ["true"] * 6 + ["not"] * 5
+    assert verdict == "TRUE, 5 not checked"
+    assert max(map(len, claims)) <= 120
     assert result.err.splitlines()[-1] == f"next: vitaie info {small_bundle}"
 
 
@@ -194,7 +207,7 @@ def test_verify_as_json_has_every_claim(cli: Cli, small_bundle: Path) -> None:
     result = cli("verify", small_bundle, "--target", "cpu", "--json")
     output = VerifyOutput.model_validate_json(result.out)
     assert output.holds
-    assert len(output.claims) == 6
+    assert len(output.claims) == 11
     assert output.content_digest == document(small_bundle)["content_digest"]
 
 
@@ -275,6 +288,32 @@ def test_a_wrong_argument_is_2(cli: Cli, small_bundle: Path, tmp_path: Path) -> 
     cli.fails("E_ARGUMENT", 2, *preprocess, CAT, "-o", tmp_path / "x.png")
     cli.fails("E_OUTPUT_PATH", 2, *preprocess, CAT, "-o", tmp_path / "nowhere" / "x.npy")
     assert not (tmp_path / "x.npy").exists()
+
+
+def test_a_wrong_argument_is_named_as_it_was_typed(cli: Cli, small_bundle: Path) -> None:
+    classify = ("classify", small_bundle, CAT)
+    for typed in (["--threads", "0"], ["--threads=0"]):
+        assert "E_ARGUMENT: --threads: " in cli.fails("E_ARGUMENT", 2, *classify, *typed)
+    assert "E_ARGUMENT: --top-k: " in cli.fails("E_ARGUMENT", 2, *classify, "--top-k", "-1")
+
+
+def test_a_folder_that_is_no_bundle_says_which_are_below_it(
+    cli: Cli, small_bundle: Path, tmp_path: Path
+) -> None:
+    for number in range(5):
+        for version in ("1.0.0", "1.1.0"):
+            copy_bundle(small_bundle, tmp_path / "some" / "store" / f"vit_{number}" / version)
+    (tmp_path / "some" / "store" / "empty").mkdir()
+    copy_bundle(small_bundle, tmp_path / "some" / "store" / ".staging")
+    store = tmp_path / "some" / "store"
+    below = f"Found there: {store / 'vit_0'}, {store / 'vit_1'}, {store / 'vit_2'}."
+    for command, *rest in (["info"], ["verify"], ["classify", CAT]):
+        for folder in (store, store.parent):
+            line = cli.fails("E_BUNDLE_NOT_FOUND", 1, command, folder, *rest)
+            assert line.endswith(below)
+    for folder in (store / "empty", tmp_path, tmp_path / "nowhere"):
+        line = cli.fails("E_BUNDLE_NOT_FOUND", 1, "info", folder)
+        assert line.endswith("Give the folder of a bundle, such as bundles/vit_base_patch16_224.")
 
 
 def test_an_image_that_is_none_ends_classify_after_those_before_it(

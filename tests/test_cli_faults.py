@@ -125,3 +125,113 @@ def test_an_interrupted_command_says_so_and_exits_with_130(
     assert err.startswith("E_INTERRUPTED: ")
     assert len(err.splitlines()) == 1
     assert ErrorOutput.model_validate_json(out).error.exit_code == 130
+
+
+_IMPORTING = """
+import sys, time
+from vitaie import _entry
+
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy":
+            print("importing", file=sys.stderr, flush=True)
+            time.sleep(60)
+
+sys.meta_path.insert(0, Slow())
+_entry.{command}()
+"""
+
+
+@pytest.mark.parametrize("command", ["vitaie", "vitaie_build"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_command_interrupted_while_it_is_imported_says_so_and_exits_with_130(
+    number: signal.Signals, command: str
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _IMPORTING.format(command=command), "variants", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    with process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "importing\n"
+        process.send_signal(number)
+        out, err = process.communicate()
+    assert process.returncode == 130
+    name = command.replace("_", "-")
+    assert err.startswith(f"E_INTERRUPTED: {name}: ")
+    assert len(err.splitlines()) == 1
+    assert ErrorOutput.model_validate_json(out).error.message == err.strip()
+
+
+def test_a_command_whose_signals_are_ignored_still_ignores_them_while_it_is_imported() -> None:
+    code = _IMPORTING.format(command="vitaie").replace("sleep(60)", "sleep(0.5)")
+    process = subprocess.Popen(
+        ["sh", "-c", 'trap "" INT HUP; exec "$@"', "sh", sys.executable, "-c", code, "--help"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    with process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait() == 0
+
+
+@pytest.mark.parametrize("limit", [60_000, 100_000, 150_000, 200_000, 250_000])
+def test_too_little_address_space_for_the_imports_is_5(small_bundle: Path, limit: int) -> None:
+    done = shell(f'ulimit -v {limit}; "$@"', "info", small_bundle, "--json")
+    assert done.returncode == 5
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("E_MEMORY: vitaie: ")
+    assert ErrorOutput.model_validate_json(done.stdout).error.message == done.stderr.strip()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "ImportError('libgfortran.so: failed to map segment from shared object')",
+        "OSError('libtorch_cpu.so: cannot allocate memory in static TLS block')",
+        "OSError(12, 'Cannot allocate memory', '/usr/lib')",
+        "MemoryError()",
+    ],
+)
+@pytest.mark.parametrize("when", ["numpy", "pydantic"])
+def test_memory_refused_to_an_import_is_5(small_bundle: Path, error: str, when: str) -> None:
+    """``numpy`` is imported with the command, ``pydantic`` by what it does."""
+    code = f"""
+import sys
+from vitaie import _entry
+
+class Refused:
+    def find_spec(self, name, path=None, target=None):
+        if name == {when!r}:
+            raise {error}
+
+sys.meta_path.insert(0, Refused())
+_entry.vitaie()
+"""
+    command = [sys.executable, "-c", code, "info", str(small_bundle)]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
+    assert done.returncode == 5
+    assert done.stderr.startswith("E_MEMORY: vitaie: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_import_that_fails_for_another_reason_shows_its_traceback() -> None:
+    code = "import sys; sys.modules['typer'] = None; from vitaie import _entry; _entry.vitaie()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
+    assert done.returncode == 1
+    assert "ModuleNotFoundError" in done.stderr
+
+
+def test_what_needs_no_torch_works_in_a_folder_that_was_deleted(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    gone = f'mkdir "{tmp_path}/gone" && cd "{tmp_path}/gone" && rmdir "{tmp_path}/gone" && "$@"'
+    bundle = small_bundle.resolve()
+    done = shell(gone, "classify", bundle, CAT, "--quiet", "--target", "cpu")
+    assert (done.returncode, done.stderr) == (0, "")

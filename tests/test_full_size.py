@@ -22,7 +22,7 @@ from vitaie.builder.checkpoint import describe, read_checkpoint
 from vitaie.builder.module import convert
 from vitaie.manifests.card import load_card
 from vitaie.runtime import load, verify
-from vitaie.runtime._verify import relative_difference
+from vitaie.runtime._verify import UNSEEN, relative_difference
 
 VARIANTS = (
     "vit_base_patch8_224",
@@ -105,7 +105,8 @@ def test_a_batch_of_eight_equals_the_module(made: Made) -> None:
 
 def test_the_bundle_is_verified_and_hardly_larger_than_the_checkpoint(made: Made) -> None:
     verdict = verify(made.bundle)
-    assert {claim.status for claim in verdict.claims} == {"true"}
+    unchecked = {claim.claim for claim in verdict.claims if claim.status != "true"}
+    assert unchecked == UNSEEN
     files = [path for path in made.bundle.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)
     assert size <= 1.02 * made.checkpoint.stat().st_size

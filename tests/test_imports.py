@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from vitaie import runtime
 from vitaie.manifests import errors
 
+ROOT = Path(__file__).resolve().parents[1]
 HEAVY = (
     *("torch", "torchvision", "timm", "onnx", "onnxruntime", "typer", "click", "pydantic", "tqdm"),
     *("vitaie.builder", "vitaie.manifests.manifest"),
@@ -90,3 +92,30 @@ def test_onnx_runtimes_telemetry_is_off_before_it_is_imported(
     done = subprocess.run([sys.executable, "-c", code], env=environment, check=False)
     assert done.returncode == 0
     assert list(tmp_path.rglob("*")) == []
+
+
+def imports(path: Path) -> set[str]:
+    """Return every name that a module imports, wherever in it, also for its types alone."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+            found.add(node.module)
+    return found
+
+
+def test_no_module_imports_one_that_imports_it() -> None:
+    packages = [ROOT / part / "vitaie" for part in ("builder", "runtime", "manifests")]
+    paths = {
+        ".".join(("vitaie", *path.relative_to(package).with_suffix("").parts)): path
+        for package in packages
+        for path in package.rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert len(paths) > 30
+    waiting = {name: imports(path) & (paths.keys() - {name}) for name, path in paths.items()}
+    while free := {name for name, needed in waiting.items() if not needed}:
+        waiting = {name: needed - free for name, needed in waiting.items() if name not in free}
+    assert waiting == {}

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -49,6 +49,30 @@ def test_the_name_may_be_as_long_as_a_name_can_be(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["n" * 255]
     with pytest.raises(DiskError, match=r"E_DISK.*too long"):
         write_output(tmp_path / ("n" * 256), b"abc")
+
+
+@pytest.mark.parametrize("write", [check_output, _write_new])
+def test_a_name_that_is_too_long_is_refused_by_the_users_own_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], None]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for output in (Path("n" * 256), tmp_path / ("n" * 300), tmp_path / ("n" * 300) / "out"):
+        with pytest.raises(DiskError, match=r"too long\). Name a shorter path") as caught:
+            write(output)
+        assert str(output).startswith(caught.value.where.rstrip("…"))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_link_that_fails_names_the_users_own_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(source: str, *_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error", source)
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(DiskError) as caught:
+        write_output(tmp_path / "out", b"new")
+    assert caught.value.where == str(tmp_path)
 
 
 @pytest.mark.parametrize("form", ["file", "folder", "link", "dangling link", "fifo", "socket"])

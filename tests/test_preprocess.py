@@ -36,6 +36,14 @@ def test_the_arithmetic_is_float32_in_the_stated_order() -> None:
         assert np.array_equal(tensor[channel].ravel(), np.array(table, np.float32))
 
 
+def test_the_widest_mean_and_std_give_finite_values() -> None:
+    pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    for mean in (-1000.0, 1000.0, 5e-324):
+        for std in (1e-6, 1000.0):
+            widest = MODELZOO.model_copy(update={"mean": (mean,) * 3, "std": (std,) * 3})
+            assert np.isfinite(_preprocess.tensor(pixels, widest)).all()
+
+
 def test_the_stages_are_what_preprocess_does() -> None:
     for number, chosen in enumerate(SPECS):
         image = photograph(number, 300, 411)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -110,3 +112,25 @@ def test_loading_again_and_again_leaves_no_file_open(small_bundle: Path) -> None
     for _ in range(10):
         runtime.load(small_bundle, target=TARGET).close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("command", ["vitaie verify", "vitaie classify", "vitaie-build bundle"])
+def test_torch_is_not_imported_in_a_folder_that_was_deleted(
+    small_bundle: Path, tmp_path: Path, command: str
+) -> None:
+    """Intel's oneMKL would end the process with words and an exit code of its own."""
+    program, name = command.split()
+    arguments: dict[str, list[object]] = {
+        "verify": [small_bundle.resolve(), "--target", TARGET],
+        "classify": [small_bundle.resolve(), PHOTOS / "cat.jpg", "--target", TARGET],
+        "bundle": ["vit_base_patch16_224", "--checkpoint", "vit.npz"],
+    }
+    gone = 'mkdir "$0" && cd "$0" && rmdir "$0" && exec "$@"'
+    start = ["sh", "-c", gone, tmp_path / "gone", Path(sys.executable).with_name(program), name]
+    done = subprocess.run(
+        [*map(str, [*start, *arguments[name], "--quiet"])], capture_output=True, encoding="utf-8"
+    )
+    assert done.returncode == 6
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("E_TARGET_UNAVAILABLE: ")
+    assert "folder was deleted" in line

@@ -115,14 +115,14 @@ def test_a_name_that_is_none_makes_nothing(tmp_path: Path, name: str) -> None:
     ["", ".", "..", "1", "1.0", "1.0.0/", "../1.0.0", "01.0.0", "1.0.0\n", "1.0.1000000000"],
 )
 def test_a_version_that_is_none_makes_nothing(tmp_path: Path, version: str) -> None:
-    with pytest.raises(InputError, match=r"\AE_ARGUMENT: the version"):
+    with pytest.raises(InputError, match=r"\AE_ARGUMENT: version"):
         publish(tmp_path / "store", version)
     assert os.listdir(tmp_path) == []
 
 
 def test_no_version_follows_the_last_possible_one(store: Path) -> None:
     publish(store, "1.0.999999999")
-    with pytest.raises(InputError, match="E_ARGUMENT: the version"):
+    with pytest.raises(InputError, match="E_ARGUMENT: version"):
         publish(store)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import pickle
+import random
 import tarfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.bundles import copy_bundle, document, put, refused
+from tests.support.fuzz_torchscript import CHANGES
 from tests.support.npz import Entry, archive
+from tests.support.torch_pickle import Module, Tensor, opcodes, read, write
 from vitaie.manifests.errors import BundleError
 from vitaie.runtime import _torchscript_archive
 from vitaie.runtime._torchscript_archive import check_archive, tensor_places
@@ -294,11 +297,6 @@ HARMLESS_LINES = [
     "    x1 = [int(x), -1, -1]",
     "    x1 = annotate(List[int], [])",
     "    return (x, x1)",
-    "class Block(Module):",
-    "  def forward2(self: __torch__.timm.models.vision_transformer.Block) -> NoneType:",
-    "  norm : __torch__.torch.nn.modules.linear.___torch_mangle_7.Identity",
-    "  hook : Optional[bool]",
-    '  __annotations__["0"] = __torch__.timm.models.vision_transformer.Block',
 ]
 
 
@@ -306,6 +304,70 @@ HARMLESS_LINES = [
 def test_code_that_traces_have_is_accepted(entries: list[Entry], line: str) -> None:
     code = next(entry.data for entry in entries if entry.name == BLOCK)
     assert judged(with_member(entries, BLOCK, code + line.encode("utf-8") + b"\n")) == ""
+
+
+CLASS = """\
+class Block(Module):
+  __parameters__ = []
+  __buffers__ = []
+  training : bool
+"""
+"""How the class begins that each of these spoils."""
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        '  __parameters__ = ["training", ]',
+        '  __buffers__ = ["weight", ]',
+        "  __parameters__ = [x, ]",
+        "  __parameters__ = __torch__.x.y",
+        "  training : bool",
+        '  __annotations__["training"] = bool',
+        "  weight : Tensor",
+        "  weight : int",
+        "  weight : List[Tensor]",
+        "  weight : Optional[Tensor]",
+        "  weight : Optional[\n    bool]",
+        "  weight: bool",
+        "  weight = bool",
+        "   weight : bool",
+        "    weight : bool",
+        " weight : bool",
+        "weight : bool",
+        "",
+        "  def forward1(self: __torch__.x.Linear) -> NoneType:\n    return None",
+        "  def forward1(self: Block) -> NoneType:\n    return None",
+        "class Block(Module):",
+        "class Other(Module):",
+    ],
+)
+def test_a_class_declared_as_torch_does_not_or_as_the_modules_are_not_is_refused(
+    entries: list[Entry], declared: str
+) -> None:
+    code = next(entry.data for entry in entries if entry.name == BLOCK).decode("ascii")
+    assert code.count(CLASS) == 1
+    assert judged(with_member(entries, BLOCK, code.replace(CLASS, CLASS + "").encode())) == ""
+    changed = code.replace(CLASS, f"{CLASS}{declared}\n").encode("ascii")
+    assert judged(with_member(entries, BLOCK, changed))
+
+
+def test_code_outside_of_classes_is_refused(entries: list[Entry]) -> None:
+    code = next(entry.data for entry in entries if entry.name == BLOCK)
+    for line in (b"    x = y\n", b"  weight : Tensor\n", b"x = y\n"):
+        assert BLOCK in judged(with_member(entries, BLOCK, line + code))
+
+
+def test_a_class_that_is_of_no_module_is_refused(entries: list[Entry]) -> None:
+    """A long chain of classes, each an attribute of the last, ends the process in torch."""
+    name = "model/code/__torch__/chain.py"
+    links = [
+        f"class C{number}(Module):\n  __parameters__ = []\n  __buffers__ = []\n"
+        f"  next : __torch__.chain.C{number + 1}\n"
+        for number in range(5000)
+    ]
+    chain = Entry(name, "".join(links).encode("ascii"))
+    assert "no module of __torch__.chain.C0" in judged(archive([*entries, chain]))
 
 
 def test_code_of_unlikely_length_is_refused(
@@ -326,28 +388,30 @@ class _Call:
         return self.how
 
 
-def _tensor(
-    offset: int, shape: Sequence[int], strides: Sequence[int], *, elements: int, member: str = "0"
+def with_modules(entries: Sequence[Entry], change: Callable[[Module], object]) -> bytes:
+    """Return the archive with its modules changed."""
+    name = "model/data.pkl"
+    tree = read(next(entry.data for entry in entries if entry.name == name))
+    change(tree)
+    return with_member(entries, name, write(tree))
+
+
+def with_tensor(
+    entries: Sequence[Entry],
+    offset: int,
+    shape: Sequence[int],
+    strides: Sequence[int],
+    *,
+    elements: int,
+    key: str = "0",
 ) -> bytes:
-    """Return a pickle of one tensor, as torch writes it."""
+    """Return the archive with a tensor in place of its first, in the first one's storage."""
+    storage = ("storage", "FloatStorage", key, "cpu", elements)
 
-    def number(value: int) -> bytes:
-        return b"J" + value.to_bytes(4, "little", signed=True)
+    def change(tree: Module) -> None:
+        tree.state["cls_token"] = Tensor(storage, offset, tuple(shape), tuple(strides))
 
-    def text(value: str) -> bytes:
-        return b"X" + len(value).to_bytes(4, "little") + value.encode()
-
-    storage = text("storage") + b"ctorch\nFloatStorage\n" + text(member) + text("cpu")
-    sizes = b"".join(b"(" + b"".join(map(number, each)) + b"t" for each in (shape, strides))
-    return (
-        b"\x80\2ctorch._utils\n_rebuild_tensor_v2\n(("
-        + storage
-        + number(elements)
-        + b"tQ"
-        + number(offset)
-        + sizes
-        + b"\x89ccollections\nOrderedDict\n)RtR."
-    )
+    return with_modules(entries, change)
 
 
 @pytest.fixture(scope="module")
@@ -360,32 +424,37 @@ def test_a_tensor_within_its_bytes_is_accepted(entries: list[Entry], elements: i
         (0, [elements], [1]),
         (1, [elements - 1], [1]),
         (0, [2, elements // 2], [elements // 2, 1]),
-        (0, [7, 7, 7], [0, 0, 0]),
+        (0, [2, 2, 2], [0, 0, 0]),
         (elements, [0], [1]),
         (0, [], []),
     ):
-        data = _tensor(offset, shape, strides, elements=elements)
-        assert judged(with_member(entries, "model/data.pkl", data)) == ""
+        assert judged(with_tensor(entries, offset, shape, strides, elements=elements)) == ""
 
 
-@pytest.mark.parametrize("past", [1, 2**30])
+@pytest.mark.parametrize("past", [1, 2**30, 2**62])
 def test_a_tensor_that_reaches_past_its_bytes_is_refused(
     entries: list[Entry], elements: int, past: int
 ) -> None:
     """PyTorch would read the memory behind it."""
-    for data in (
-        _tensor(0, [elements + past], [1], elements=elements),
-        _tensor(past, [elements], [1], elements=elements),
-        _tensor(0, [2, elements], [past, 1], elements=elements),
-        _tensor(0, [elements], [1], elements=elements + past),
-        _tensor(0, [elements + past], [1], elements=elements + past),
-        _tensor(-past, [1], [1], elements=elements),
-        _tensor(0, [-past], [1], elements=elements),
-        _tensor(elements - 1, [2], [-past], elements=elements),
-        _tensor(0, [1, 1], [1], elements=elements),
-        _tensor(0, [1], [1], elements=elements, member="no such"),
+    for offset, shape, strides in (
+        (0, [elements + past], [1]),
+        (past, [elements], [1]),
+        (0, [2, elements], [past, 1]),
+        (-past, [1], [1]),
+        (0, [-past], [1]),
+        (elements - 1, [2], [-past]),
+        (0, [1, 1], [1]),
+        (elements + past, [0], [1]),
+        (0, [elements + past], [0]),
+        (0, [0, past + 1, elements], [0, 0, 0]),
+        (0, [past] * 100, [0] * 100),
     ):
-        assert "model/data.pkl" in judged(with_member(entries, "model/data.pkl", data))
+        data = with_tensor(entries, offset, shape, strides, elements=elements)
+        assert "model/data.pkl" in judged(data)
+    for count in (elements + past, 0, -elements):
+        assert "model/data.pkl" in judged(with_tensor(entries, 0, [1], [1], elements=count))
+    data = with_tensor(entries, 0, [1], [1], elements=elements, key="no such")
+    assert "model/data.pkl" in judged(data)
 
 
 @pytest.mark.parametrize("member", ["model/data.pkl", "model/constants.pkl"])
@@ -420,12 +489,111 @@ def test_a_pickle_that_calls_something_is_refused_and_not_called(
         b"\x80\2" + b"(" * 100_000,
         b"\x80\2h\7.",
         b"\x80\xff.",
+        b"\x80\4N.",
+        b"\x80\2N",
+        b"\x80\2NN.",
+        b"\x80\2(N.",
+        b"\x80\2N..",
+        b"\x80\2K\1K\2K\3K\4\x87.",
+        b"\x80\2K\1\x85\x85\x85.",
+        b"\x80\2X\1\0\0\0\xff.",
+        b"\x80\2X\1\0\0\0.",
+        b"\x80\2Nq\1.",
+        b"\x80\2Nr\xff\xff\xff\xff.",
+        b"\x80\2Nq\0h\0\x86.",
+        b"\x80\2)q\0h\0\x86.",
+        b"\x80\2\x8a\xff" + b"\xff" * 255 + b".",
     ],
 )
 def test_a_pickle_that_names_what_traces_do_not_is_refused(
     entries: list[Entry], data: bytes
 ) -> None:
     assert "model/data.pkl" in judged(with_member(entries, "model/data.pkl", data))
+
+
+@pytest.mark.parametrize("member", ["model/data.pkl", "model/constants.pkl"])
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        (b")", b"\x85"),
+        (b"", b"("),
+        (b"(" * 200_000, b"t"),
+        (b"", b"]"),
+        (b"]", b"a"),
+        (b"}", b"X\1\0\0\0k"),
+        (b"", b"c__torch__.x\nX\n)\x81"),
+        (b"", b"c__torch__.x\nX\n)\x81}(X\1\0\0\0k"),
+    ],
+)
+def test_nesting_ends_no_process(
+    entries: list[Entry], member: str, begin: bytes, end: bytes
+) -> None:
+    """A hash, a comparison or PyTorch's destructor of the whole would overflow the stack."""
+    nested = begin + end * (200_000 // len(end))
+    for data in (nested, nested + b"N.", b"}" + nested + b"Ns.", b"}(" + nested + b"Nu."):
+        assert member in judged(with_member(entries, member, b"\x80\2" + data))
+
+
+def test_modules_nested_deeper_than_a_models_are_refused(entries: list[Entry]) -> None:
+    name = "model/code/__torch__/chain.py"
+    links = [
+        f"class C{number}(Module):\n  __parameters__ = []\n  __buffers__ = []\n"
+        + (f"  next : __torch__.chain.C{number + 1}\n" if number < 40 else "")
+        for number in range(41)
+    ]
+    modules = Module("__torch__.chain", "C40")
+    for number in reversed(range(40)):
+        modules = Module("__torch__.chain", f"C{number}", {"next": modules})
+    whole = [entry for entry in entries if "/code/" not in entry.name]
+    code = Entry(name, "".join(links).encode("ascii"))
+    assert "nested deeper" in judged(with_member([*whole, code], "model/data.pkl", write(modules)))
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_modules_that_the_code_does_not_declare_are_refused(
+    entries: list[Entry], change: Callable[[Module, random.Random], object]
+) -> None:
+    """PyTorch would take one thing for another, and read memory that is neither."""
+    original = read(next(entry.data for entry in entries if entry.name == "model/data.pkl"))
+    for seed in range(10):
+        changed: list[Module] = []
+
+        def spoil(tree: Module, seed: int = seed, changed: list[Module] = changed) -> None:
+            change(tree, random.Random(seed))
+            changed.append(tree)
+
+        verdict = judged(with_modules(entries, spoil))
+        # As dictionaries, so that another order of attributes is the same.
+        assert (verdict == "") == (changed == [original]), verdict
+        assert verdict == "" or "model/data.pkl" in verdict
+
+
+def test_a_module_in_two_places_is_refused(entries: list[Entry]) -> None:
+    """Sixteen levels of two each are 65,536 modules to PyTorch, from a kilobyte."""
+    child = b"c__torch__.x\nX\n)\x81}b"
+    parent = b"c__torch__.x\nX\n)\x81}(" + opcodes("a") + child + b"q\0" + opcodes("b") + b"h\0ub"
+    data = with_member(entries, "model/data.pkl", b"\x80\2" + parent + b".")
+    assert "a Module in two places" in judged(data)
+
+
+def test_an_attribute_twice_is_refused(entries: list[Entry]) -> None:
+    def twice(tree: Module) -> None:
+        norm = tree.state["norm"]
+        pairs = b"".join(opcodes(key) + opcodes(value) for key, value in norm.state.items())
+        new = f"c{norm.module}\n{norm.name}\n)".encode("ascii") + b"\x81"
+        tree.state["norm"] = new + b"}(" + pairs + opcodes("training") + b"Nub"
+
+    assert "name of its own" in judged(with_modules(entries, twice))
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, 1, "text", (), Module("__torch__.x", "X"), (None,), ((),)], ids=repr
+)
+def test_what_is_no_module_and_no_constants_is_refused(entries: list[Entry], value: Any) -> None:
+    data = write(value)
+    assert "model/data.pkl" in judged(with_member(entries, "model/data.pkl", data))
+    if value != ():
+        assert "model/constants.pkl" in judged(with_member(entries, "model/constants.pkl", data))
 
 
 # In a bundle

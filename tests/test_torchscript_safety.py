@@ -189,6 +189,18 @@ def test_what_torch_itself_refuses_is_the_bundles_fault(bundle: Path) -> None:
     refused(bundle, "E_BUNDLE_ENGINE", target=TARGET)
 
 
+def test_modules_put_where_they_do_not_belong_end_no_process(bundle: Path) -> None:
+    """Each is refused, or is the same model; torch itself dies of some."""
+    program = [sys.executable, "-m", "tests.support.fuzz_torchscript"]
+    done = subprocess.run(
+        [*program, str(bundle / "model.ts"), "390"], capture_output=True, encoding="utf-8", cwd=ROOT
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    refused, accepted = map(int, done.stdout.split())
+    assert refused + accepted == 390
+    assert accepted >= 30  # those whose attributes only stand in another order
+
+
 def test_a_bundle_without_tampering_reaches_torch_once(bundle: Path, loads: list[object]) -> None:
     runtime.load(bundle, target=TARGET).close()
     assert len(loads) == 1

@@ -81,14 +81,32 @@ def test_every_claim_of_a_right_bundle_is_listed_and_true(small_bundle: Path) ->
     verdict = runtime.verify(small_bundle, target="cpu")
     assert statuses(verdict) == {
         "files": "true",
+        "parameters": "true",
         "golden 00 preprocessing": "true",
         "golden 01 preprocessing": "true",
         "golden 02 preprocessing": "true",
         ONNX: "true",
         TORCHSCRIPT: "not checked",
+        "architecture and gflop": "not checked",
+        "source checkpoint": "not checked",
+        "toolchain": "not checked",
+        "credits of the goldens": "not checked",
     }
+    assert all(claim.detail for claim in verdict.claims)
     assert verdict.holds
     assert verdict.manifest.model_dump(mode="json") == document(small_bundle)
+
+
+def test_a_number_of_parameters_that_is_not_that_of_the_weights_is_false(bundle: Path) -> None:
+    right = document(bundle)["model"]["parameters"]
+    reseal(bundle, lambda whole: whole["model"].update(parameters=right + 1))
+    assert false_claims(bundle) == [f"parameters: {right:,} in the weights, {right + 1:,} claimed"]
+
+
+def test_published_figures_are_listed_as_unchecked(bundle: Path) -> None:
+    figure = {"source": "a paper", "top1": 84.5, "top5": None}
+    reseal(bundle, lambda whole: whole["expected"].update(accuracy=[figure]))
+    assert statuses(runtime.verify(bundle, target="cpu"))["published figures"] == "not checked"
 
 
 @pytest.mark.usefixtures("no_torch")

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from tests.support.store_bundle import FILES, fill
 from vitaie.builder.store import publication
 from vitaie.manifests.errors import VitaieError, error_codes
-from vitaie.runtime._files import raise_on_sigterm, write_output
+from vitaie.runtime._files import raise_on_signals, write_output
 
 _PR_SET_PTRACER = 0x59616D61
 
@@ -45,7 +45,7 @@ def _write(job: dict[str, Any]) -> NoReturn:
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    raise_on_sigterm()
+    raise_on_signals()
     code = 70
     try:
         code = _run(job)

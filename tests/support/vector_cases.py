@@ -76,7 +76,15 @@ def _right() -> Iterator[Vector]:
     yield Vector("integers-for-reals", _with_mean(0, 1, -1))
     yield Vector(
         "reals-of-all-sizes",
-        _with_mean(0.1 + 0.2, 5e-324, -1.7976931348623157e308),
+        seal(
+            _bound(
+                put(
+                    put(whole_document(), "preprocess.mean", [0.1 + 0.2, 5e-324, -1 / 3]),
+                    "model.gflop",
+                    1.7976931348623157e308,
+                )
+            )
+        ),
     )
     yield Vector(
         "real-with-exponent-and-long-tail",
@@ -465,5 +473,22 @@ def _digests() -> Iterator[Vector]:
         yield Vector(f"content-digest-{name}", data, "E_MANIFEST_CONTENT_DIGEST", "content_digest")
 
 
-CASES = (_right, _json, _format, _types, _values, _paths, _structure, _records, _digests)
-"""Each a function that yields vectors, in the order of judgement."""
+def _ranges() -> Iterator[Vector]:
+    def of(field: str, value: float) -> bytes:
+        return seal(_bound(put(whole_document(), f"preprocess.{field}", value)))
+
+    limits = put(whole_document(), "preprocess.mean", [-1000, 1000, 0])
+    put(limits, "preprocess.std", [1e-6, 1000, 1])
+    yield Vector("mean-and-std-at-their-limits", seal(_bound(limits)))
+    for name, field, value in (
+        ("mean-too-large", "mean[1]", 1000.0000000000001), ("mean-too-small", "mean[0]", -1e308),
+        ("std-too-large", "std[0]", 1e39), ("std-too-small", "std[2]", 9.99999e-7),
+    ):  # fmt: skip
+        yield Vector(name, of(field, value), "E_MANIFEST_VALUE", f"preprocess.{field}")
+
+
+CASES = (
+    *(_right, _json, _format, _types, _values, _paths, _structure, _records, _digests),
+    _ranges,
+)
+"""Each a function that yields vectors; they are numbered, so that a new one comes last."""

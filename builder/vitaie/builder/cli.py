@@ -10,7 +10,18 @@ import typer
 
 from vitaie.manifests.errors import InputError, TargetUnavailable, printable
 from vitaie.runtime._cli import verify_command
-from vitaie.runtime._command import Json, Quiet, leave, new_app, print_json, run, steps, suggest
+from vitaie.runtime._command import (
+    Json,
+    Quiet,
+    Version,
+    leave,
+    new_app,
+    print_json,
+    run,
+    steps,
+    suggest,
+)
+from vitaie.runtime._torchscript import need_current_folder
 
 if TYPE_CHECKING:
     from vitaie.manifests.card import Profile
@@ -21,8 +32,9 @@ app = new_app("Make, check and describe Vision Transformer bundles.")
 
 
 @app.callback()
-def _root() -> None:
+def _root(version: Version = False) -> None:
     """Keep sub-commands even when there is only one."""
+    del version  # answered before anything else
 
 
 @app.command()
@@ -225,6 +237,7 @@ def _need_builder() -> None:
             raise TargetUnavailable(
                 "E_EXTRA_MISSING", package, hint="Install vitaie's extra [builder], as README says."
             )
+    need_current_folder("vitaie-build")
 
 
 app.command("verify")(verify_command)

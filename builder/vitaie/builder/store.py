@@ -216,7 +216,7 @@ def _home(store: PathLike, name: str) -> Path:
 
 def _checked_version(version: str) -> str:
     if parse_version(version) is None:
-        raise InputError("E_ARGUMENT", "the version", expected="X.Y.Z", got=repr(version))
+        raise InputError("E_ARGUMENT", "version", expected="X.Y.Z", got=repr(version))
     return version
 
 

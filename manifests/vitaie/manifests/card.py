@@ -40,6 +40,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from vitaie.manifests import digests
 from vitaie.manifests.errors import CardError
+from vitaie.manifests.fields import Deviation, Mean, expectation
 from vitaie.manifests.manifest import (
     Crop,
     Expected,
@@ -146,8 +147,8 @@ class _Profile(_Strict):
 
 
 class _Preprocess(_Strict):
-    mean: Annotated[tuple[float, float, float], Field(strict=False)]
-    std: Annotated[tuple[PositiveFloat, PositiveFloat, PositiveFloat], Field(strict=False)]
+    mean: Annotated[tuple[Mean, Mean, Mean], Field(strict=False)]
+    std: Annotated[tuple[Deviation, Deviation, Deviation], Field(strict=False)]
     timm: Optional[_Profile] = None
     modelzoo: Optional[_Profile] = None
 
@@ -369,10 +370,9 @@ def _parse(data: bytes, path: Path) -> CardFile:
         return CardFile.model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        got = None if first["type"] == "missing" else first["input"]
-        raise CardError(
-            "E_CARD_MALFORMED", path, field=field_path(first["loc"]), expected=first["msg"], got=got
-        ) from None
+        got = "nothing" if first["type"] == "missing" else first["input"]
+        field, expected = field_path(first["loc"]), expectation(first)
+        raise CardError("E_CARD_MALFORMED", path, field=field, expected=expected, got=got) from None
 
 
 def _problems(document: CardFile) -> Iterator[dict[str, Any]]:

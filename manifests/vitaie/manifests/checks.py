@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
 
 from vitaie.manifests import digests
-from vitaie.manifests.errors import ManifestError
-
-if TYPE_CHECKING:
-    from vitaie.manifests.manifest import AccuracyRecord, Manifest, Rate, Target
+from vitaie.manifests.contents import AccuracyRecord, Contents, Rate, Target
+from vitaie.manifests.fields import Fault
 
 WEIGHT_ALIGNMENT = 64
 """Every tensor of ``model.ts`` begins at a multiple of this many bytes."""
@@ -34,22 +31,7 @@ _BASE_TARGETS = (("onnxruntime", "cpu", "fp32"), ("torchscript", "cpu", "fp32"))
 _RESIZE_MODES = {"timm": "shorter_side", "modelzoo": "square"}
 
 
-class Fault(NamedTuple):
-    """One thing that is wrong: its code, its place, and what was there instead of what."""
-
-    code: str
-    field: str
-    expected: object = None
-    got: object = None
-
-    def error(self, where: str) -> ManifestError:
-        """Return the fault as the error to raise for the manifest at ``where``."""
-        return ManifestError(
-            self.code, where, field=self.field, expected=self.expected, got=self.got
-        )
-
-
-def structure_faults(manifest: Manifest) -> Iterator[Fault]:
+def structure_faults(manifest: Contents) -> Iterator[Fault]:
     """Yield what is wrong with the bundle's parts; a later fault may rest on an earlier one."""
     yield from _artifact_faults(manifest)
     yield from _reference_faults(manifest)
@@ -59,7 +41,7 @@ def structure_faults(manifest: Manifest) -> Iterator[Fault]:
     yield from _model_faults(manifest)
 
 
-def record_faults(manifest: Manifest, preprocess_digest: str) -> Iterator[Fault]:
+def record_faults(manifest: Contents, preprocess_digest: str) -> Iterator[Fault]:
     """Yield what is wrong with the measurements: what they are bound to, and their arithmetic."""
     targets = {target.target_digest for target in manifest.targets}
     for index, record in enumerate(manifest.accuracy):
@@ -77,7 +59,7 @@ def record_faults(manifest: Manifest, preprocess_digest: str) -> Iterator[Fault]
             yield Fault("E_MANIFEST_VALUE", f"{field}.reasons", expected, len(speed.reasons))
 
 
-def _artifact_faults(manifest: Manifest) -> Iterator[Fault]:
+def _artifact_faults(manifest: Contents) -> Iterator[Fault]:
     files = {"manifest.json"}
     folders: set[str] = set()
     for index, artifact in enumerate(manifest.artifacts):
@@ -101,7 +83,7 @@ def _artifact_faults(manifest: Manifest) -> Iterator[Fault]:
             )
 
 
-def _reference_faults(manifest: Manifest) -> Iterator[Fault]:
+def _reference_faults(manifest: Contents) -> Iterator[Fault]:
     roles: dict[str, str] = {artifact.path: artifact.role for artifact in manifest.artifacts}
     for role in _ALWAYS_THERE:
         if _PLACES[role] not in roles:
@@ -131,7 +113,7 @@ def _reference_faults(manifest: Manifest) -> Iterator[Fault]:
             yield Fault("E_MANIFEST_REFERENCE", field, expected, path)
 
 
-def _target_faults(manifest: Manifest) -> Iterator[Fault]:
+def _target_faults(manifest: Contents) -> Iterator[Fault]:
     ids: set[str] = set()
     for index, target in enumerate(manifest.targets):
         field = f"targets[{index}]"
@@ -162,7 +144,7 @@ def _rises(target: Target) -> bool:
     return all(small < large for small, large in zip(sizes, sizes[1:]))
 
 
-def _golden_faults(manifest: Manifest) -> Iterator[Fault]:
+def _golden_faults(manifest: Contents) -> Iterator[Fault]:
     classes = manifest.model.classes
     for index, golden in enumerate(manifest.goldens):
         field = f"goldens[{index}]"
@@ -177,7 +159,7 @@ def _golden_faults(manifest: Manifest) -> Iterator[Fault]:
             yield Fault("E_MANIFEST_VALUE", f"{field}.height", expected, golden.height)
 
 
-def _weight_faults(manifest: Manifest) -> Iterator[Fault]:
+def _weight_faults(manifest: Contents) -> Iterator[Fault]:
     archive = manifest.artifact("model.ts").size
     names: set[str] = set()
     for index, weight in enumerate(manifest.weights):
@@ -199,7 +181,7 @@ def _weight_faults(manifest: Manifest) -> Iterator[Fault]:
         end = offset + manifest.weights[index].length
 
 
-def _model_faults(manifest: Manifest) -> Iterator[Fault]:
+def _model_faults(manifest: Contents) -> Iterator[Fault]:
     model, preprocess = manifest.model, manifest.preprocess
     if model.image_size % model.patch_size:
         expected = f"a divisor of the image's {model.image_size}"

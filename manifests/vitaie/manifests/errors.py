@@ -19,10 +19,11 @@ which is always one line, and exits with ``error.exit_code``.
 
 from __future__ import annotations
 
+import errno
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
 
 class ErrorCode(NamedTuple):
@@ -49,6 +50,19 @@ def printable(text: object, limit: int = 200) -> str:
         for char in str(text)
     )
     return escaped if len(escaped) <= limit else escaped[: limit - 1] + "…"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that memory was refused, to Python or to the loader of a library.
+
+    The loader's refusals are ``ImportError`` or ``OSError`` with its words for mmap(2)'s failure.
+    """
+    words = ("failed to map segment", "cannot allocate memory")
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or any(word in str(error).lower() for word in words)
+    )
 
 
 class VitaieError(Exception):
@@ -93,6 +107,19 @@ class VitaieError(Exception):
         detail = f" ({', '.join(facts)})" if facts else ""
         advice = f" {self.hint}" if self.hint else ""
         return f"{self.code}: {place}: {self.sentence}{detail}.{advice}"
+
+    def details(self) -> dict[str, Union[str, int, None]]:
+        """Return what ``--json`` says of the error."""
+        return {
+            "code": self.code,
+            "exit_code": self.exit_code,
+            "message": str(self),
+            "where": self.where,
+            "field": self.field,
+            "expected": self.expected,
+            "got": self.got,
+            "hint": self.hint,
+        }
 
 
 class BundleError(VitaieError):

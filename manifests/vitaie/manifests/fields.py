@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Literal, Union
+from typing import Annotated, Literal, NamedTuple, Union
 
 from pydantic import (
     AfterValidator,
@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from vitaie.manifests.checks import Fault
+from vitaie.manifests.errors import ManifestError
 from vitaie.manifests.strict_json import MAX_INT
 
 _PATH_PART = "[A-Za-z0-9_][A-Za-z0-9_.-]*"
@@ -79,6 +79,8 @@ Label = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 Count = Annotated[int, Field(ge=0, le=MAX_INT)]
 Positive = Annotated[int, Field(ge=1, le=MAX_INT)]
 Percent = Annotated[float, Field(ge=0, le=100)]
+Mean = Annotated[float, Field(ge=-1000, le=1000)]
+Deviation = Annotated[float, Field(ge=1e-6, le=1000)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Measure = Annotated[float, Field(ge=0)]
 Dimension = Annotated[Union[Literal["batch"], Positive], BeforeValidator(_check_dimension)]
@@ -89,6 +91,21 @@ class Strict(BaseModel):
     """An object with exactly its fields, each of exactly its type."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong: its code, its place, and what was there instead of what."""
+
+    code: str
+    field: str
+    expected: object = None
+    got: object = None
+
+    def error(self, where: str) -> ManifestError:
+        """Return the fault as the error to raise for the manifest at ``where``."""
+        return ManifestError(
+            self.code, where, field=self.field, expected=self.expected, got=self.got
+        )
 
 
 _CODES = {
@@ -108,7 +125,6 @@ _CODES = {
 def fault(details: ErrorDetails) -> Fault:
     """Translate a complaint of pydantic's; what is not in the table is a wrong type."""
     kind, location, value = details["type"], details["loc"], details["input"]
-    expected = re.sub(r"^.* should (be )?", "", details["msg"])
     if kind == "missing" and isinstance(location[-1], int):
         return Fault("E_MANIFEST_VALUE", field_path(location[:-1]), "more elements")
     if kind in ("missing", "extra_forbidden"):
@@ -117,7 +133,17 @@ def fault(details: ErrorDetails) -> Fault:
         code = "E_MANIFEST_VALUE"
     else:
         code = kind if kind.startswith("E_") else _CODES.get(kind, "E_MANIFEST_TYPE")
-    return Fault(code, field_path(location), expected, json.dumps(value, ensure_ascii=False))
+    got = json.dumps(value, ensure_ascii=False)
+    return Fault(code, field_path(location), expectation(details), got)
+
+
+def expectation(details: ErrorDetails) -> str:
+    """Return what a complaint of pydantic's says should be there, without its grammar."""
+    if details["type"] == "missing":
+        return "a value"
+    if details["type"] == "extra_forbidden":
+        return "no field of this name"
+    return re.sub(r"^.* should (be )?", "", details["msg"])
 
 
 def field_path(location: tuple[Union[int, str], ...]) -> str:

@@ -1,4 +1,4 @@
-"""What ``manifest.json`` says, format 1, as pydantic models: the source of the JSON Schema.
+"""``manifest.json``: the bytes to the contents and back.
 
 ``Manifest.from_bytes`` is the only way in. It judges the bytes in an order that never lets a
 later step see what an earlier one refused: JSON (strict), format and version, the digest of
@@ -10,27 +10,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from itertools import chain
-from typing import Annotated, Any, Literal, Optional
+from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from vitaie.manifests import checks, digests
-from vitaie.manifests.checks import Fault
+from vitaie.manifests.contents import FORMAT_VERSION, Contents
+from vitaie.manifests.contents import Artifact as Artifact
+from vitaie.manifests.contents import Crop as Crop
+from vitaie.manifests.contents import Expected as Expected
+from vitaie.manifests.contents import Golden as Golden
+from vitaie.manifests.contents import Model as Model
+from vitaie.manifests.contents import Preprocess as Preprocess
+from vitaie.manifests.contents import PublishedAccuracy as PublishedAccuracy
+from vitaie.manifests.contents import PublishedSpeed as PublishedSpeed
+from vitaie.manifests.contents import Resize as Resize
+from vitaie.manifests.contents import Target as Target
 from vitaie.manifests.errors import ManifestError
-from vitaie.manifests.fields import (
-    BundlePath,
-    Count,
-    Date,
-    Dimension,
-    Label,
-    LongText,
-    Measure,
-    Option,
-    Sha256,
-    Strict,
-    Text,
-    fault,
-)
+from vitaie.manifests.fields import Fault, fault
 from vitaie.manifests.fields import Name as Name
 from vitaie.manifests.fields import Percent as Percent
 from vitaie.manifests.fields import Positive as Positive
@@ -40,294 +37,12 @@ from vitaie.manifests.fields import field_path as field_path
 from vitaie.manifests.strict_json import parse_object
 
 FORMAT = "vitaie-bundle"
-FORMAT_VERSION = 1
 MAX_MANIFEST_BYTES = 2**20
-MAX_PIXELS = 2**26
 _PLACEHOLDER = "0" * 64
 
 
-class Source(Strict):
-    """The checkpoint the bundle was made from, and the card that said what it is."""
-
-    file: Text
-    size: Positive
-    sha256: Sha256
-    layout: Literal["augreg-npz"]
-    variant: Name
-    card_sha256: Sha256
-
-
-class Model(Strict):
-    """The architecture. ``gflop`` counts a multiply-add as two, for one image."""
-
-    architecture: Text
-    timm_tag: Text
-    image_size: Positive
-    patch_size: Positive
-    width: Positive
-    depth: Positive
-    heads: Positive
-    mlp_dim: Positive
-    classes: Positive
-    parameters: Positive
-    gflop: PositiveFloat
-
-
-class Tensor(Strict):
-    """An input or output; the dimension ``batch`` takes any size of at least 1."""
-
-    name: Label
-    dtype: Literal["float32"]
-    shape: tuple[Dimension, ...]
-
-
-class Resize(Strict):
-    """Pillow's 8-bit two-pass bicubic. ``shorter_side`` keeps the aspect, ``square`` does not."""
-
-    mode: Literal["shorter_side", "square"]
-    size: Positive
-    interpolation: Literal["bicubic"]
-    pass_order: Literal["horizontal_first"]
-
-
-class Crop(Strict):
-    """A square of ``size`` pixels from the centre; offsets round half to even."""
-
-    mode: Literal["center"]
-    size: Positive
-
-
-class Preprocess(Strict):
-    """Image to tensor, every number stated: ``((v / scale) - mean) / std`` in float32."""
-
-    profile: Literal["timm", "modelzoo"]
-    color: Literal["rgb"]
-    max_pixels: Annotated[int, Field(ge=MAX_PIXELS, le=MAX_PIXELS)]
-    resize: Resize
-    crop: Crop
-    scale: Annotated[int, Field(ge=255, le=255)]
-    mean: tuple[float, float, float]
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
-
-
-Role = Literal[
-    "torchscript",
-    "onnx",
-    "labels",
-    "golden_source",
-    "golden_crop",
-    "golden_logits",
-    "target",
-    "measurement",
-]
-
-
-class Artifact(Strict):
-    """One file: its size in bytes, its digest, and over 8 MiB the digest of each 16 MiB chunk."""
-
-    path: BundlePath
-    role: Role
-    size: Count
-    sha256: Sha256
-    chunks: tuple[Sha256, ...]
-
-
-class Weight(Strict):
-    """One external tensor of ``model.onnx``: where its bytes lie inside ``model.ts``."""
-
-    name: Label
-    dtype: Literal["float32"]
-    shape: Annotated[tuple[Positive, ...], Field(max_length=8)]
-    offset: Count
-    length: Positive
-
-
-class Agreement(Strict):
-    """How a target's logits on the goldens differ from the source model's, when it was built."""
-
-    images: Positive
-    max_abs_diff: Measure
-    max_rel_diff: Measure
-    top1_equal: Count
-
-
-class Target(Strict):
-    """One way to run the bundle. No batch sizes means any batch."""
-
-    id: Name
-    backend: Literal["onnxruntime", "torchscript"]
-    device: Literal["cpu"]
-    precision: Literal["fp32"]
-    optim_level: Annotated[int, Field(ge=0, le=2)]
-    batch_sizes: tuple[Positive, ...]
-    files: Annotated[tuple[BundlePath, ...], Field(min_length=1)]
-    options: dict[str, Option]
-    toolchain: dict[str, Text]
-    operators_outside: tuple[Text, ...]
-    tolerance: Annotated[float, Field(gt=0, le=1)]
-    agreement: Agreement
-    target_digest: Sha256
-
-    def digest(self, files: dict[str, str]) -> str:
-        """Return the target's digest, given the sha256 of every artifact by path."""
-        return digests.sha256(
-            digests.canonical(
-                {
-                    "backend": self.backend,
-                    "device": self.device,
-                    "precision": self.precision,
-                    "optim_level": self.optim_level,
-                    "batch_sizes": self.batch_sizes,
-                    "options": self.options,
-                    "files": [[path, files[path]] for path in sorted(self.files)],
-                }
-            )
-        )
-
-
-class Golden(Strict):
-    """One real image and every stage it must pass through.
-
-    ``decoded_sha256`` and ``crop_sha256`` are of the uint8 RGB pixels [H, W, 3],
-    ``tensor_sha256`` of the float32 [3, S, S], ``logits_sha256`` of the float32 [classes],
-    all little-endian and row-major. ``margin`` is the first logit less the second.
-    """
-
-    source: BundlePath
-    crop: BundlePath
-    logits: BundlePath
-    width: Positive
-    height: Positive
-    decoded_sha256: Sha256
-    crop_sha256: Sha256
-    tensor_sha256: Sha256
-    logits_sha256: Sha256
-    top1: Count
-    top2: Count
-    margin: Measure
-    credit: Text
-
-
-class Interval(Strict):
-    """A 95% Wilson score interval, in percent."""
-
-    low: Percent
-    high: Percent
-
-
-class Rate(Strict):
-    """A count and what it is of all images, in percent, with its interval."""
-
-    count: Count
-    percent: Percent
-    wilson95: Interval
-
-
-class Dataset(Strict):
-    """Which images: the digest is over the sorted list of (path, size, sha256, label)."""
-
-    name: Text
-    digest: Sha256
-    images: Positive
-
-
-class Paired(Strict):
-    """Target and source model on the same images: right by both, by one only, by neither."""
-
-    both: Count
-    target_only: Count
-    source_only: Count
-    neither: Count
-
-
-class AccuracyRecord(Strict):
-    """One measurement of accuracy, bound to the target it was taken on."""
-
-    target_digest: Sha256
-    preprocess_digest: Sha256
-    dataset: Dataset
-    top1: Rate
-    top5: Rate
-    source_top1: Rate
-    source_top5: Rate
-    paired: Paired
-    predictions: BundlePath
-
-
-class PerformanceRecord(Strict):
-    """One measurement of speed, bound to the target it was taken on."""
-
-    target_digest: Sha256
-    boundary: Literal["device", "host", "end_to_end"]
-    scenario: Literal["single_stream", "offline"]
-    batch_size: Positive
-    verdict: Literal["VALID", "INVALID"]
-    reasons: tuple[Text, ...]
-    fps: PositiveFloat
-    latencies: BundlePath
-
-
-class PublishedAccuracy(Strict):
-    """A published figure for this variant and preprocessing. Never a measured one."""
-
-    source: Text
-    top1: Percent
-    top5: Optional[Percent]
-
-
-class PublishedSpeed(Strict):
-    """A published speed of this variant, in images a second. Never a measured one."""
-
-    source: Text
-    device: Text
-    batch_size: Positive
-    fps: PositiveFloat
-
-
-class Expected(Strict):
-    """The published figures to show beside measured ones."""
-
-    accuracy: tuple[PublishedAccuracy, ...]
-    speed: tuple[PublishedSpeed, ...]
-
-
-class Toolchain(Strict):
-    """What built the bundle. ``created`` and ``machine`` are outside the content digest.
-
-    ``packages_digest`` is over the sorted ``name==version`` lines of every installed package.
-    ``command`` names inputs without their folders.
-    """
-
-    created: Date
-    machine: Text
-    python: Text
-    packages: dict[str, Text]
-    packages_digest: Sha256
-    command: LongText
-
-
-class Manifest(Strict):
+class Manifest(Contents):
     """Everything a bundle says. Made with ``create``, read with ``from_bytes``."""
-
-    format: Literal["vitaie-bundle"]
-    format_version: Annotated[int, Field(ge=FORMAT_VERSION, le=FORMAT_VERSION)]
-    name: Name
-    version: Version
-    manifest_digest: Sha256
-    content_digest: Sha256
-    source: Source
-    model: Model
-    inputs: tuple[Tensor]
-    outputs: tuple[Tensor]
-    preprocess: Preprocess
-    artifacts: tuple[Artifact, ...]
-    weights: Annotated[tuple[Weight, ...], Field(min_length=1)]
-    targets: tuple[Target, ...]
-    goldens: Annotated[tuple[Golden, ...], Field(min_length=1)]
-    accuracy: tuple[AccuracyRecord, ...]
-    performance: tuple[PerformanceRecord, ...]
-    expected: Expected
-    toolchain: Toolchain
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str = "manifest.json") -> Manifest:
@@ -386,10 +101,6 @@ class Manifest(Strict):
         """
         text = json.dumps(self.model_dump(mode="json"), ensure_ascii=False, indent=1) + "\n"
         return digests.with_manifest_digest(text.encode("utf-8"))
-
-    def artifact(self, path: str) -> Artifact:
-        """Return the artifact at ``path``, which the manifest is known to hold."""
-        return next(artifact for artifact in self.artifacts if artifact.path == path)
 
 
 def content_digest(manifest: Manifest) -> str:

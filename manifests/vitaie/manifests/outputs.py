@@ -9,6 +9,7 @@ from typing import Literal, Optional
 
 from pydantic import BaseModel, ConfigDict
 
+from vitaie.manifests.contents import Paired, PublishedAccuracy, Rate
 from vitaie.manifests.manifest import Expected, Manifest, Model, Preprocess
 
 
@@ -93,6 +94,78 @@ class VerifyOutput(_Output):
     content_digest: str
     holds: bool
     claims: list[ClaimOutput]
+
+
+class ClassAccuracyOutput(_Output):
+    """How many images of one class there are, and how many of them are right."""
+
+    index: int
+    id: str
+    images: int
+    top1: int
+    top5: int
+
+
+class EvalOutput(_Output):
+    """``vitaie eval``: the record's summary; the predictions are in the file it wrote.
+
+    ``source_top1`` to ``mcnemar_p`` are null for an unpaired measurement; ``agreement`` counts the
+    images to which both give the same first class. ``expected`` is published, never measured.
+    """
+
+    path: str
+    version: str
+    output: Optional[str]
+    target: str
+    target_digest: str
+    batch_size: int
+    threads: int
+    dataset: str
+    dataset_digest: str
+    images: int
+    missing: list[str]
+    top1: Rate
+    top5: Rate
+    source_top1: Optional[Rate]
+    source_top5: Optional[Rate]
+    paired: Optional[Paired]
+    agreement: Optional[int]
+    mcnemar_p: Optional[float]
+    classes: list[ClassAccuracyOutput]
+    expected: list[PublishedAccuracy]
+
+
+class BenchOutput(_Output):
+    """``vitaie bench``: the record's summary; the calls themselves are in the file it wrote.
+
+    ``runs_fps`` is of each fresh process, ``fps`` of all together.
+    """
+
+    path: str
+    version: str
+    output: Optional[str]
+    target: str
+    target_digest: str
+    boundary: Literal["device", "host", "end_to_end"]
+    scenario: Literal["single_stream", "offline"]
+    protocol: Literal["quick", "full"]
+    batch_size: int
+    threads: int
+    processor: str
+    inputs: Literal["photographs", "goldens with seeded noise"]
+    images: int
+    seed: int
+    verdict: Literal["VALID", "INVALID"]
+    reasons: list[str]
+    fps: float
+    runs_fps: list[float]
+    calls: int
+    latency_ms: dict[str, float]
+    variation: float
+    load_s: float
+    first_call_s: float
+    placement: Optional[float]
+    peak_mib: float
 
 
 class VariantOutput(_Output):

@@ -28,6 +28,8 @@ MODELS: dict[str, type[BaseModel]] = {
     "output-classify": outputs.ClassifyOutput,
     "output-preprocess": outputs.PreprocessOutput,
     "output-verify": outputs.VerifyOutput,
+    "output-eval": outputs.EvalOutput,
+    "output-bench": outputs.BenchOutput,
     "output-variants": outputs.VariantsOutput,
     "output-checkpoint": outputs.CheckpointOutput,
     "output-bundle": outputs.BundleOutput,

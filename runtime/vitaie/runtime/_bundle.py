@@ -15,7 +15,7 @@ import stat
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
@@ -48,7 +48,7 @@ def locate(path: str | os.PathLike[str]) -> Path:
     Raises:
         BundleError: There is neither a manifest nor a version here.
     """
-    if not isinstance(path, (str, os.PathLike)):
+    if not isinstance(cast("object", path), (str, os.PathLike)):
         raise InputError("E_ARGUMENT", "path", expected="a path", got=path)
     folder = Path(path)
     hint = "Give the folder of a bundle, such as bundles/vit_base_patch16_224."

@@ -58,7 +58,7 @@ class Bytes:
         workers = max(1, min(len(starts), available_cpus() - spare))
         large = size > CHUNKED_ABOVE
         self._pool = ThreadPoolExecutor(workers, "vitaie-read") if large else _AtOnce()
-        self._mapped = self._pool.submit(self._read)
+        self._mapped: Future[NDArray[np.uint8]] = self._pool.submit(self._read)
         self._digests: list[Future[str]] = [
             self._pool.submit(self._hash, start, start + step) for start in starts
         ]

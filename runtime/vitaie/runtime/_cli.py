@@ -5,13 +5,19 @@
 import io
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import numpy as np
 import typer
 
 from vitaie.manifests.digests import sha256
-from vitaie.manifests.errors import BundleError, InputError, printable
+from vitaie.manifests.errors import (
+    BundleError,
+    InputError,
+    TargetUnavailable,
+    VitaieError,
+    printable,
+)
 from vitaie.runtime import _preprocess
 from vitaie.runtime._bundle import locate, open_bundle
 from vitaie.runtime._command import (
@@ -19,6 +25,8 @@ from vitaie.runtime._command import (
     Json,
     Quiet,
     Threads,
+    Version,
+    counting,
     leave,
     log_to_stderr,
     new_app,
@@ -46,8 +54,9 @@ _Target = Annotated[
 
 
 @app.callback()
-def _root() -> None:
+def _root(version: Version = False) -> None:
     """Keep sub-commands even when there is only one."""
+    del version  # answered before anything else
 
 
 @app.command()
@@ -224,6 +233,165 @@ def verify_command(
         error = BundleError("E_CLAIM_FALSE", folder, field=false.claim, got=false.detail, hint=hint)
         say(str(error), quiet=False)
     return 0 if verdict.holds else 1
+
+
+@app.command("eval")
+def eval_command(
+    bundle: BundlePath,
+    data: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="Class folders, or images with val_label.txt; or above."),
+    ],
+    labels: Annotated[
+        Optional[Path], typer.Option(metavar="FILE", help="A flat dataset's labels; looked for.")
+    ] = None,
+    target: _Target = "auto",
+    threads: Threads = None,
+    batch_size: Annotated[
+        Optional[int], typer.Option("--batch-size", metavar="N", help="Images of each call.")
+    ] = None,
+    allow_missing: Annotated[
+        int, typer.Option(metavar="N", help="How many images may be unreadable.")
+    ] = 0,
+    unpaired: Annotated[
+        bool, typer.Option("--unpaired", help="Without the source model, which needs torch.")
+    ] = False,
+    journal: Annotated[
+        Optional[Path],
+        typer.Option(metavar="FILE", help="Progress; RECORD.json.journal, or in the cache."),
+    ] = None,
+    output: Annotated[
+        Optional[Path], typer.Option("-o", "--output", metavar="RECORD.json", help="A new file.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure how accurate a target is, and the source model beside it on the same images.
+
+    A run that is stopped goes on where it was when it is started again.
+
+    Example: vitaie eval bundles/vit_base_patch16_224 --data ImageNet -o RECORD.json
+    """
+    from vitaie.manifests.measurement import AccuracyMeasurement, to_bytes
+    from vitaie.runtime import _evaluate
+
+    def save(measurement: AccuracyMeasurement) -> None:
+        if output is not None:
+            write_output(output, to_bytes(measurement))
+
+    if output is not None:
+        check_output(output)
+    done = 0
+    try:
+        with log_to_stderr(quiet), counting(quiet) as show:
+
+            def progress(now: _evaluate.Progress) -> None:
+                nonlocal done
+                done = now.done
+                show(now)
+
+            result = _evaluate.evaluate(
+                bundle,
+                data,
+                labels=labels,
+                target=target,
+                threads=threads,
+                batch_size=batch_size,
+                allow_missing=allow_missing,
+                paired=not unpaired,
+                journal=journal or _evaluate.journal_file(output, bundle, target, data),
+                cache=_evaluate.cache_folder(),
+                progress=progress,
+                save=save,
+            )
+    except KeyboardInterrupt:
+        hint = f"Run the same command again: it goes on after {done:,} images."
+        raise VitaieError("E_INTERRUPTED", "vitaie eval", hint=hint) from None
+    shown = _evaluate.output(result, None if output is None else utf8(output))
+    if as_json:
+        print_json(shown)
+    else:
+        print("\n".join(_evaluate.describe(shown)))
+    again = ("vitaie", "eval", result.folder, "--data", data, "-o", "RECORD.json")
+    attach = ("vitaie-build", "attach", result.folder, output)
+    suggest(quiet, *(again if output is None else attach))
+
+
+@app.command()
+def bench(
+    bundle: BundlePath,
+    target: _Target = "auto",
+    threads: Threads = None,
+    batch_size: Annotated[
+        Optional[int], typer.Option("--batch-size", metavar="N", help="Images of each call.")
+    ] = None,
+    scenario: Annotated[
+        Optional[str],
+        typer.Option(metavar="NAME", help="single_stream, batch 1, or offline; as the batch is."),
+    ] = None,
+    boundary: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="host: tensor to logits; end_to_end: JPEG to top-5."),
+    ] = "host",
+    protocol: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="quick: 10 s; full: five fresh processes of 60 s."),
+    ] = "quick",
+    data: Annotated[
+        Optional[Path],
+        typer.Option(metavar="DIR", help="A dataset to draw photographs of; goldens otherwise."),
+    ] = None,
+    seed: Annotated[
+        Optional[int], typer.Option(metavar="S", help="Of order and checks; drawn otherwise.")
+    ] = None,
+    output: Annotated[
+        Optional[Path], typer.Option("-o", "--output", metavar="RECORD.json", help="A new file.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Measure how fast a target is here, and whether the figure can be trusted.
+
+    The exit code is 0 when it is VALID, and 6 when it is INVALID, with the reasons.
+
+    Example: vitaie bench bundles/vit_base_patch16_224 --data ImageNet -o RECORD.json
+    """
+    from vitaie.manifests.measurement import to_bytes
+    from vitaie.runtime import _benchmark
+
+    if output is not None:
+        check_output(output)
+    with log_to_stderr(quiet), steps(_benchmark.steps_of(protocol), quiet) as start:
+        result = _benchmark.benchmark(
+            bundle,
+            target=target,
+            threads=threads,
+            batch_size=batch_size,
+            scenario=scenario,
+            boundary=boundary,
+            protocol=protocol,
+            data=data,
+            seed=seed,
+            progress=start,
+        )
+    shown = _benchmark.output(result, None if output is None else utf8(output))
+    if not as_json:
+        print("\n".join(_benchmark.describe(shown, result.measurement.honesty)), flush=True)
+    if output is not None:
+        write_output(output, to_bytes(result.measurement))
+    if as_json:
+        print_json(shown)
+    if result.valid:
+        again = ("vitaie", "bench", result.folder, "-o", "RECORD.json")
+        attach = ("vitaie-build", "attach", result.folder, output)
+        suggest(quiet, *(again if output is None else attach))
+        return 0
+    for reason in shown.reasons:
+        say(f"INVALID: {reason}", quiet=False)
+    hint = "No gate accepts it. Where it was not stable, leave the machine alone and run it again."
+    error = TargetUnavailable("E_SPEED_INVALID", shown.target, got=shown.reasons[0], hint=hint)
+    say(str(error), quiet=False)
+    return error.exit_code
 
 
 def verify_output(folder: Path, verdict: "Verdict") -> "VerifyOutput":

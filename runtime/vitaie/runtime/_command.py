@@ -10,32 +10,65 @@ import json
 import logging
 import os
 import shlex
+import signal
 import sys
+import time
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional, cast
+from contextlib import contextmanager, suppress
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional, Union, cast
 
 import typer
 from tqdm import tqdm
 
-from vitaie.manifests.errors import DiskError, InputError, VitaieError, error_codes, printable
-from vitaie.runtime._files import raise_on_sigterm
+from vitaie.manifests.errors import (
+    BundleError,
+    DiskError,
+    InputError,
+    VitaieError,
+    error_codes,
+    is_out_of_memory,
+    printable,
+)
+from vitaie.runtime._bundle import MANIFEST_NAME, locate
+from vitaie.runtime._files import raise_on_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pydantic import BaseModel
 
+    from vitaie.runtime._evaluate import Progress
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no messages.")]
 Threads = Annotated[
     Optional[int], typer.Option("--threads", metavar="N", help="Threads of the engine.")
+]
+
+
+def _print_version(context: typer.Context, asked: bool) -> None:
+    from importlib import metadata
+
+    if asked:
+        print(f"{context.find_root().info_name} {metadata.version('vitaie')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option(
+        "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+    ),
 ]
 BundlePath = Annotated[
     str, typer.Argument(metavar="BUNDLE", help="A version's folder, or that of all versions.")
 ]
 
 
+_FEW = 3  # bundles that a hint names
+_MANY_FOLDERS = 200  # that are looked into for a hint
 _MANY = 50  # steps, from which on the bar is redrawn ten times a second and not for each
 _STDOUT_HINT = "Nothing was printed in full; give it a file or a pipe that takes it."
 
@@ -61,14 +94,14 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> 
     arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     as_json = "--json" in arguments
     try:
-        raise_on_sigterm()
+        raise_on_signals()
         error_codes()  # read while files can be opened: what fails later may be just that
         _prepare_streams()
         code = _invoke(app, name, list(arguments))
         sys.stdout.flush()
         return code
     except VitaieError as error:
-        return _fail(error, as_json)
+        return _fail(_helpful(error, arguments), as_json)
     except _ClickError as error:
         complaint: Any = error
         context: Any = getattr(error, "ctx", None)
@@ -84,10 +117,12 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> 
         if "can't start new thread" not in str(error):
             raise
         return _fail(DiskError("E_MEMORY", name, got=error, hint="Allow more processes."), as_json)
-    except MemoryError:
-        return _fail(DiskError("E_MEMORY", name, hint="Close other programs."), as_json)
-    except OSError as error:
-        if error.filename is not None:
+    except (ImportError, MemoryError, OSError) as error:
+        if is_out_of_memory(error):
+            got = str(error) or None
+            hint = "Close other programs, or allow more memory."
+            return _fail(DiskError("E_MEMORY", name, got=got, hint=hint), as_json)
+        if not isinstance(error, OSError) or error.filename is not None:
             raise  # not ours to print: every file has its own error
         _silence(1)
         got = error.strerror
@@ -99,9 +134,43 @@ def leave(code: int) -> NoReturn:
 
     Taking torch's modules apart lasts a second and gives back nothing that the system does not.
     """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # what was asked for is done
     if "torch" in sys.modules:
         os._exit(code)
     sys.exit(code)
+
+
+def _helpful(error: VitaieError, arguments: Sequence[str]) -> VitaieError:
+    """Return an error of the Python interface as one of the command line: what was typed."""
+    where, hint = error.where, error.hint
+    option = "--" + where.replace("_", "-")
+    if error.code == "E_ARGUMENT" and any(text.split("=")[0] == option for text in arguments):
+        where = option
+    elif error.code == "E_BUNDLE_NOT_FOUND" and (found := _bundles_below(Path(where))):
+        hint = f"Found there: {', '.join(map(str, found))}."
+    else:
+        return error
+    kind, field, expected, got = type(error), error.field, error.expected, error.got
+    return kind(error.code, where, field=field, expected=expected, got=got, hint=hint)
+
+
+def _bundles_below(folder: Path) -> list[Path]:
+    """Return the first few bundles in a folder, or in its folders, of the many it may hold."""
+    for pattern in ("*", "*/*"):
+        found: list[Path] = []
+        with suppress(OSError):
+            found += filter(_is_bundle, islice(folder.glob(pattern), _MANY_FOLDERS))
+        if found:
+            return sorted(found)[:_FEW]
+    return []
+
+
+def _is_bundle(folder: Path) -> bool:
+    try:
+        return not folder.name.startswith(".") and (locate(folder) / MANIFEST_NAME).is_file()
+    except BundleError:
+        return False
 
 
 def _prepare_streams() -> None:
@@ -139,19 +208,9 @@ def _fail(error: VitaieError, as_json: bool) -> int:
     _Messages().write(f"{error}\n")
     try:
         if as_json:
-            from vitaie.manifests.outputs import ErrorDetail, ErrorOutput
+            from vitaie.manifests.outputs import ErrorOutput
 
-            detail = ErrorDetail(
-                code=error.code,
-                exit_code=error.exit_code,
-                message=str(error),
-                where=error.where,
-                field=error.field,
-                expected=error.expected,
-                got=error.got,
-                hint=error.hint,
-            )
-            print_json(ErrorOutput(error=detail))
+            print_json(ErrorOutput.model_validate({"error": error.details()}))
     except OSError:
         _silence(1)
     return error.exit_code
@@ -226,6 +285,78 @@ def steps(names: Sequence[str], quiet: bool) -> Generator[Callable[[str], None],
         yield start
         bar.update(min(started, 1))
         bar.set_description_str("done")
+
+
+@contextmanager
+def counting(quiet: bool) -> Generator[Callable[[Progress], None], None, None]:
+    """Show progress over images on stderr; yield the function that says how far it is.
+
+    Running top-1, images a second and time left: a bar on a terminal, in a log a line for each
+    tenth. What was done before the first call counts for no speed.
+    """
+    shown: list[Union[_Bar, _Lines]] = []
+
+    def show(now: Progress) -> None:
+        if not shown:
+            shown.append(_Bar(now) if sys.stderr.isatty() else _Lines(now))
+        shown[0].show(now)
+
+    try:
+        yield _show_nothing if quiet else show
+    finally:
+        for each in shown:
+            each.close()
+
+
+def _show_nothing(now: Progress) -> None:
+    """Show no progress."""
+
+
+def _top1(now: Progress) -> str:
+    return f"top-1 {100 * now.top1 / max(now.counted, 1):.3f}%"
+
+
+class _Bar:
+    """A bar on a terminal."""
+
+    def __init__(self, first: Progress) -> None:
+        self._bar = tqdm(
+            total=first.total,
+            initial=first.done,
+            file=_Messages(),
+            unit=" images",
+            bar_format="{n_fmt}/{total_fmt} {bar:20} {desc}, {rate_noinv_fmt}, {remaining} left",
+        )
+
+    def show(self, now: Progress) -> None:
+        self._bar.set_description_str(_top1(now), refresh=False)
+        self._bar.update(now.done - self._bar.n)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class _Lines:
+    """A line for each tenth."""
+
+    def __init__(self, first: Progress) -> None:
+        self._first = first.done
+        self._started = time.monotonic()
+        self._tenths = 10 * first.done // first.total
+
+    def show(self, now: Progress) -> None:
+        tenths = 10 * now.done // now.total
+        if tenths == self._tenths:
+            return
+        self._tenths = tenths
+        rate = (now.done - self._first) / max(time.monotonic() - self._started, 1e-9)
+        left = tqdm.format_interval((now.total - now.done) / rate)
+        _Messages().write(
+            f"{now.done}/{now.total} {_top1(now)}, {rate:.2f} images/s, {left} left\n"
+        )
+
+    def close(self) -> None:
+        """Nothing is left to show."""
 
 
 @contextmanager

@@ -30,13 +30,13 @@ _NO_SUCH_RENAME = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _NO_UNNAMED_FILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
 
-def raise_on_sigterm() -> None:
-    """Make SIGTERM and a lost terminal unwind like Ctrl-C, so that a command cleans up behind it.
+def raise_on_signals() -> None:
+    """Make Ctrl-C, SIGTERM and a lost terminal unwind, so that a command cleans up behind it.
 
     To be called once, first thing in a command's ``main``; a signal that is ignored
     (``nohup``) stays ignored.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
 
@@ -72,10 +72,13 @@ def disk_error(where: object, error: OSError) -> DiskError:
         hint = "Name a place that you may write to."
     elif error.errno in _NO_SUCH_RENAME:
         hint = "Name a place on a local file system, such as ext4, xfs, btrfs or tmpfs."
+    elif error.errno == errno.ENAMETOOLONG:
+        hint = "Name a shorter path."
     else:
         hint = "Check the disk, then run it again."
     name = str(error.filename or "")
-    place = name if "/" in name else where  # a bare name is relative to an open folder
+    # A bare name is relative to an open folder, and one in /proc that of a file without a name.
+    place = name if "/" in name and not name.startswith("/proc/self/") else where
     return DiskError("E_DISK", place, got=error.strerror or str(error), hint=hint)
 
 
@@ -113,8 +116,11 @@ def check_output(path: str | os.PathLike[str]) -> None:
     with disk_errors(output):
         if not output.parent.is_dir():
             raise InputError("E_OUTPUT_PATH", output, expected=f"a folder at {output.parent}")
-        if os.path.lexists(output):
-            raise _exists(output)
+        try:
+            os.lstat(output)
+        except FileNotFoundError:
+            return
+        raise _exists(output)
 
 
 def write_output(path: str | os.PathLike[str], data: Union[bytes, Iterable[bytes]]) -> None:

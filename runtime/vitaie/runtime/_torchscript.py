@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,19 @@ def missing() -> str:
     return ""
 
 
+def need_current_folder(where: str) -> None:
+    """Refuse to import torch in a folder that was deleted: its oneMKL would end the process.
+
+    Raises:
+        TargetUnavailable: The folder is gone.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        got, hint = "the current folder was deleted", "Change to one that is there."
+        raise TargetUnavailable("E_TARGET_UNAVAILABLE", where, got=got, hint=hint) from None
+
+
 class Engine:
     """A TorchScript module, loaded from verified bytes."""
 
@@ -42,6 +56,7 @@ class Engine:
         """
         if missing():
             raise TargetUnavailable("E_EXTRA_MISSING", target.id, got=missing())
+        need_current_folder(target.id)
         where = str(bundle.folder / "model.ts")
         check_archive(bundle.read("model.ts").data, where)
         torch: Any = importlib.import_module("torch")

@@ -9,15 +9,21 @@ tensor within its bytes). ``docs/bundle-format.md`` states the rules for other i
 
 from __future__ import annotations
 
-import io
-import pickle
 import re
 import struct
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from vitaie.manifests.errors import BundleError
+from vitaie.runtime._torchscript_classes import (
+    ClassError,
+    Classes,
+    check_constants,
+    check_module,
+    read_classes,
+)
+from vitaie.runtime._torchscript_pickle import PickleError, is_own_class, read_pickle
 
 _MEMBER = re.compile(
     r"model/(data\.pkl|constants\.pkl|version|byteorder|data/[0-9]+|constants/[0-9]+"
@@ -47,17 +53,12 @@ _KEYWORDS = re.compile(
 _MAX_NESTING = 32
 _DUNDERS = frozenset({"__torch__", "__parameters__", "__buffers__", "__annotations__"})
 _CODE = re.compile(r'[A-Za-z0-9_\n "(),.:=>\[\]-]*\Z')
-_DEFINITION = re.compile(r"^(class [A-Za-z_]\w*\(Module\):$|  def forward\d*\(self: )", re.M)
+_DEFINITION = re.compile(
+    r"^(class [A-Za-z_]\w*\(Module\):$|  def forward\d*\(self: __torch__[\w.]+)", re.M
+)
 _STRING = re.compile(r'"[A-Za-z0-9_.]*"')
 _NAME = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*")
 _DUNDER = re.compile(r"__[a-z]\w*?__")
-_ITEM_SIZES = {
-    "BoolStorage": 1,
-    "IntStorage": 4,
-    "FloatStorage": 4,
-    "LongStorage": 8,
-    "DoubleStorage": 8,
-}
 
 
 class _Member(NamedTuple):
@@ -78,17 +79,30 @@ def check_archive(data: memoryview, where: str) -> None:
             tensor is not one of a traced Vision Transformer.
     """
     with _refusal(where):
-        members = {member.name: member for member in _members(data)}
-        for name, member in members.items():
-            if not name.endswith((".py", ".pkl")):
-                continue
-            if member.size > _MAX_TEXT:
-                raise _UnsafeError(name, f"{member.size} bytes")
-            text = bytes(data[member.start : member.start + member.size])
+        members = list(_members(data))
+        texts = {
+            member.name: _text(data, member)
+            for member in members
+            if member.name.endswith((".py", ".pkl"))
+        }
+        classes: dict[str, Mapping[str, str]] = {}
+        statements: dict[str, str] = {}  # most modules' are those of another: judged once
+        for name, text in texts.items():
             if name.endswith(".py"):
-                _check_code(name, text)
-            else:
-                _check_pickle(name, text, members)
+                code = _decode(name, text)
+                classes.update(_declared(name, code))
+                statements.setdefault(_STRING.sub('""', _DEFINITION.sub("", code)), name)
+        for code, name in statements.items():
+            _check_statements(name, code)
+        for name, text in texts.items():
+            if name.endswith(".pkl"):
+                _check_pickle(name, text, members, classes)
+
+
+def _text(data: memoryview, member: _Member) -> bytes:
+    if member.size > _MAX_TEXT:
+        raise _UnsafeError(member.name, f"{member.size} bytes")
+    return bytes(data[member.start : member.start + member.size])
 
 
 def tensor_places(data: memoryview, where: str) -> set[tuple[int, int]]:
@@ -181,19 +195,34 @@ def _is_padding(extra: bytes) -> bool:
     return not extra or int.from_bytes(match["length"], "little") == len(match["fill"])
 
 
-def _check_code(member: str, data: bytes) -> None:
-    """See that TorchScript source defines modules that call each other and known operators."""
+def _decode(member: str, data: bytes) -> str:
     code = data.decode("latin-1")
     if not _CODE.match(code):
         raise _UnsafeError(member, "a character that traced code does not have")
     for dunder in _DUNDER.findall(code):
         if dunder not in _DUNDERS:
             raise _UnsafeError(member, dunder)
-    code = _STRING.sub('""', _DEFINITION.sub("", code))
+    return code
+
+
+def _declared(member: str, code: str) -> Classes:
+    folders = member[len("model/code/") : -len(".py")]
+    try:
+        return read_classes(folders.replace("/", "."), code)
+    except ClassError as found:
+        raise _UnsafeError(member, found) from None
+
+
+def _check_statements(member: str, code: str) -> None:
+    """See that TorchScript source, but for its definitions, is of names and calls that are known.
+
+    Modules call each other and operators without side effects.
+    """
     end_of_last = 0
     for match in _NAME.finditer(code):
-        name, before, after = match[0], code[end_of_last : match.start()], code[match.end() :][:2]
+        name, before = match[0], code[end_of_last : match.start()]
         end_of_last = match.end()
+        after = code[end_of_last : end_of_last + 2]
         if before.endswith("."):
             known = re.fullmatch(r"forward\d*", name) is not None and before.endswith(").")
         elif after.startswith("(") or after == " (":
@@ -204,7 +233,7 @@ def _check_code(member: str, data: bytes) -> None:
             # A value: a local name, an attribute of self, a class of ours. Any other attribute
             # could be an operator, bound to a name that may be called.
             known = (
-                _ATTRIBUTE.match(name) is not None or _is_module(name)
+                _ATTRIBUTE.match(name) is not None or is_own_class(name)
                 if "." in name
                 else name not in _BOUND and name != "__torch__"
             )
@@ -233,78 +262,17 @@ def _is_operator(name: str) -> bool:
     return namespace == "torch" and _OPERATORS.fullmatch(operator) is not None
 
 
-def _is_module(name: str) -> bool:
-    """Say whether a type is one of the archive's own; ``torch.classes`` are C++ of anybody's."""
-    return name.startswith("__torch__.") and not name.startswith("__torch__.torch.classes")
-
-
-def _check_pickle(member: str, data: bytes, members: dict[str, _Member]) -> None:
-    """Unpickle with stand-ins for the few names allowed, each tensor checked on the way."""
+def _check_pickle(member: str, data: bytes, members: list[_Member], classes: Classes) -> None:
+    """See that a pickle is the modules that the code declares, or the tensors of its constants."""
+    folder = member[: -len(".pkl")] + "/"
+    storages = {
+        each.name[len(folder) :]: each.size for each in members if each.name.startswith(folder)
+    }
     try:
-        _Unpickler(data, member[: -len(".pkl")], members).load()
-    except _UnsafeError as found:
-        raise _UnsafeError(member, found.args[0]) from None
-    except Exception as error:  # a broken pickle raises whatever its opcodes lead to
-        raise _UnsafeError(member, f"a broken pickle: {error}") from None
-
-
-class _Storage(NamedTuple):
-    elements: int
-
-
-class _Tensor:
-    """Stands for a tensor."""
-
-
-class _Module:
-    """Stands for a module; its state is a dictionary that nothing here needs."""
-
-    def __setstate__(self, state: object) -> None: ...
-
-
-class _Unpickler(pickle.Unpickler):
-    """Builds stand-ins only: no name that a pickle gives is ever imported or called."""
-
-    def __init__(self, data: bytes, folder: str, members: dict[str, _Member]) -> None:
-        super().__init__(io.BytesIO(data))
-        self._folder = folder
-        self._members = members
-
-    def find_class(self, module: str, name: str, /) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return dict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuild_tensor
-        if module == "torch" and name in _ITEM_SIZES:
-            return name
-        if _is_module(f"{module}.{name}"):
-            return _Module
-        raise _UnsafeError(f"{module}.{name}")
-
-    def persistent_load(self, pid: Any, /) -> _Storage:
-        kind, storage, key, device, count = pid
-        member = self._members.get(f"{self._folder}/{key}")
-        if kind != "storage" or device != "cpu" or type(count) is not int or member is None:
-            raise _UnsafeError(f"a storage {pid}")
-        if count * _ITEM_SIZES[storage] != member.size:
-            raise _UnsafeError(f"{count} elements in the {member.size} bytes of {member.name}")
-        return _Storage(count)
-
-
-def _rebuild_tensor(
-    storage: _Storage,
-    offset: int,
-    shape: tuple[int, ...],
-    strides: tuple[int, ...],
-    _requires_grad: bool,
-    _hooks: object,
-) -> _Tensor:
-    numbers = (offset, *shape, *strides)
-    if any(type(number) is not int or number < 0 for number in numbers):
-        raise _UnsafeError("a tensor with an offset, size or stride below 0")
-    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides))
-    if len(shape) != len(strides) or (0 not in shape and last >= storage.elements):
-        raise _UnsafeError(
-            f"a tensor {list(shape)} that reaches past its {storage.elements} elements"
-        )
-    return _Tensor()
+        value = read_pickle(data, storages)
+        if member == "model/data.pkl":
+            check_module(value, classes)
+        else:
+            check_constants(value)
+    except (PickleError, ClassError) as found:
+        raise _UnsafeError(member, found) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import math
 import os
 import re
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -40,6 +41,19 @@ _NPY = re.compile(
 _MAX_TOLERANCE = 1e-3
 """Of fp32: a target that claims to need more proves nothing by its goldens."""
 
+_PUBLISHED = "published figures"
+_UNSEEN = {
+    "architecture and gflop": "as the card says; not counted from the graph",
+    "source checkpoint": "it is not part of the bundle; its sha256 is, to compare",
+    _PUBLISHED: "of this variant elsewhere; of these bytes only a measurement says it",
+    "toolchain": "what made the bundle cannot be seen in it",
+    "credits of the goldens": "who made a picture cannot be seen in it",
+}
+"""What a bundle says and none of its bytes can show, with the reason."""
+
+UNSEEN = frozenset(_UNSEEN)
+"""The claims that are never checked, by whoever has the bundle alone."""
+
 Status = Literal["true", "false", "not checked"]
 
 
@@ -73,6 +87,8 @@ def verify(
 ) -> Verdict:
     """Re-check a bundle's files, and its goldens in each target (or the one named).
 
+    What nothing in the bundle can show, such as what built it, is listed as ``not checked``.
+
     Args:
         path: A bundle's folder, or the folder of its versions (the newest is taken).
         target: A target's id, or ``all`` that run here.
@@ -94,6 +110,7 @@ def verify(
         read_labels(bundle)
         files = len(manifest.artifacts) + 1
         claims = [Claim("files", "true", f"{files} files, {total_size(manifest):,} bytes")]
+        claims.append(check_parameters(manifest))
         say("preprocessing of the goldens")
         tensors, preprocessing = check_golden_stages(bundle)
         claims += preprocessing
@@ -119,6 +136,12 @@ def verify(
                 ("performance", manifest.performance),
             )
             for index in range(len(records))
+        ]
+        figures = manifest.expected.accuracy or manifest.expected.speed
+        claims += [
+            Claim(claim, "not checked", reason)
+            for claim, reason in _UNSEEN.items()
+            if figures or claim != _PUBLISHED
         ]
     return Verdict(manifest, claims)
 
@@ -150,6 +173,14 @@ def check_files(bundle: Bundle) -> None:
                     got=digest,
                 )
     bundle.check()
+
+
+def check_parameters(manifest: Manifest) -> Claim:
+    """Compare the number of parameters with that of the weights, each of which is there once."""
+    counted = sum(math.prod(weight.shape) for weight in manifest.weights)
+    claimed = manifest.model.parameters
+    detail = f"{counted:,} in the weights" + (f", {claimed:,} claimed" * (counted != claimed))
+    return Claim("parameters", "true" if counted == claimed else "false", detail)
 
 
 def check_golden_stages(bundle: Bundle) -> tuple[list[NDArray[np.float32]], list[Claim]]:

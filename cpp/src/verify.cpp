@@ -1,0 +1,385 @@
+#include "verify.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <random>
+#include <utility>
+
+#include "digest.hpp"
+#include "engine.hpp"
+#include "error.hpp"
+#include "goldens.hpp"
+#include "image.hpp"
+#include "labels.hpp"
+#include "model.hpp"
+#include "preprocess.hpp"
+
+namespace vitaie::detail {
+
+namespace {
+
+/// Of fp32: a target that claims to need more proves nothing by its goldens.
+constexpr double max_tolerance = 1e-3;
+constexpr std::size_t top_k = 5;
+constexpr std::int64_t max_batch = 1024;
+constexpr std::int64_t least_seeded = 4;
+constexpr std::uint32_t seed = 1;
+
+constexpr std::string_view published = "published figures";
+
+/// What a bundle says and none of its bytes can show, with the reason.
+constexpr std::array<std::pair<std::string_view, std::string_view>, 5> unseen = {{
+    {"architecture and gflop", "as the card says; not counted from the graph"},
+    {"source checkpoint", "it is not part of the bundle; its sha256 is, to compare"},
+    {published, "of this variant elsewhere; of these bytes only a measurement says it"},
+    {"toolchain", "what made the bundle cannot be seen in it"},
+    {"credits of the goldens", "who made a picture cannot be seen in it"},
+}};
+
+using Logits = std::vector<float>;
+
+/// "1,234,567"
+std::string grouped(std::int64_t number) {
+    std::string digits = std::to_string(number);
+    for (std::size_t place = digits.size(); place > 3;) {
+        place -= 3;
+        digits.insert(place, ",");
+    }
+    return digits;
+}
+
+std::string exponent(const char* format, double number) {
+    char digits[32];
+    std::snprintf(digits, sizeof digits, format, number);
+    return digits;
+}
+
+std::string numbered(std::size_t index) {
+    return (index < 10 ? "golden 0" : "golden ") + std::to_string(index);
+}
+
+/// Checks every artifact's digest; for a chunked one, of the whole too.
+Claim check_files(const Bundle& bundle) {
+    std::vector<std::string> checked;
+    std::int64_t size = 0;
+    for (const auto& artifact : bundle.manifest().artifacts) {
+        size += artifact.size;
+        if (artifact.chunks.empty()) {
+            continue;
+        }
+        const std::string digest = sha256(bundle.read(artifact.path).view());
+        if (digest != artifact.sha256) {
+            throw Error(Code::E_BUNDLE_FILE_DIGEST, bundle.where(artifact.path))
+                .expected(artifact.sha256)
+                .got(digest);
+        }
+        checked.push_back(artifact.path);
+    }
+    bundle.check(checked);
+    const std::size_t files = bundle.manifest().artifacts.size() + 1;
+    return {"files", Status::is_true,
+            std::to_string(files) + " files, " + grouped(size) + " bytes"};
+}
+
+/// Compares the number of parameters with that of the weights, each of which is there once.
+Claim check_parameters(const Manifest& manifest) {
+    std::int64_t counted = 0;
+    for (const auto& weight : manifest.weights) {
+        counted += weight.length / static_cast<std::int64_t>(sizeof(float));
+    }
+    const std::int64_t claimed = manifest.model.parameters;
+    const bool is_true = counted == claimed;
+    return {"parameters", is_true ? Status::is_true : Status::is_false,
+            grouped(counted) + " in the weights" +
+                (is_true ? "" : ", " + grouped(claimed) + " claimed")};
+}
+
+/// Decodes a picture of the bundle's own: one that is none is the bundle's fault.
+Image decode_own(const Bundle& bundle, const std::string& path) {
+    const Memory file = bundle.read(path);
+    try {
+        return decode({file.data(), file.size()});
+    } catch (const Error& error) {
+        throw Error(Code::E_BUNDLE_GOLDEN, bundle.where(path)).got(error.line());
+    }
+}
+
+std::string digest_of(Bytes bytes) {
+    return sha256({reinterpret_cast<const char*>(bytes.data), bytes.size});
+}
+
+std::string digest_of(const std::vector<float>& numbers) {
+    return sha256({reinterpret_cast<const char*>(numbers.data()), sizeof(float) * numbers.size()});
+}
+
+std::vector<float> tensor_of(const Image& pixels, const Preprocess& spec) {
+    std::vector<float> tensor(static_cast<std::size_t>(3 * spec.crop.size * spec.crop.size));
+    normalize(pixels, spec, tensor.data());
+    return tensor;
+}
+
+/// Takes a golden through decoding, crop and tensor; appends its tensor and returns the claim.
+Claim check_stages(const Bundle& bundle, std::size_t index, std::vector<float>& tensors) {
+    const Golden& golden = bundle.manifest().goldens[index];
+    const Preprocess& spec = bundle.manifest().preprocess;
+    const Image decoded = decode_own(bundle, golden.source);
+    const Image pixels = [&] {
+        try {
+            return crop(decoded.view(), spec);
+        } catch (const Error& error) {
+            throw Error(Code::E_BUNDLE_GOLDEN, bundle.where(golden.source)).got(error.line());
+        }
+    }();
+    const std::vector<float> tensor = tensor_of(pixels, spec);
+    const Image shipped = decode_own(bundle, golden.crop);
+    std::string wrong;
+    const auto compare_stage = [&wrong](const std::string& stage, bool is_equal) {
+        wrong += is_equal ? "" : (wrong.empty() ? "" : ", ") + stage;
+    };
+    compare_stage("size", decoded.width() == golden.width && decoded.height() == golden.height);
+    compare_stage("decoded", digest_of(decoded.bytes()) == golden.decoded_sha256);
+    compare_stage("crop", digest_of(pixels.bytes()) == golden.crop_sha256);
+    compare_stage(golden.crop, digest_of(shipped.bytes()) == golden.crop_sha256);
+    compare_stage("tensor", digest_of(tensor) == golden.tensor_sha256);
+    tensors.insert(tensors.end(), tensor.begin(), tensor.end());
+    return {numbered(index) + " preprocessing", wrong.empty() ? Status::is_true : Status::is_false,
+            wrong.empty() ? "decoded, crop and tensor equal" : "differs at: " + wrong};
+}
+
+double largest_absolute(const Logits& logits) {
+    double largest = 0;
+    for (const float logit : logits) {
+        largest = std::max(largest, std::abs(static_cast<double>(logit)));
+    }
+    return largest;
+}
+
+/// The largest absolute difference, relative to the largest absolute expected logit. Infinity when
+/// anything is not finite, so that no comparison passes by NaN.
+double relative_difference(const Logits& got, const Logits& expected) {
+    double difference = 0;
+    for (std::size_t index = 0; index < got.size(); ++index) {
+        const double each = std::abs(static_cast<double>(got[index]) - expected[index]);
+        difference = std::isfinite(each) ? std::max(difference, each)
+                                         : std::numeric_limits<double>::infinity();
+        if (!std::isfinite(each)) {
+            break;
+        }
+    }
+    const double scale = largest_absolute(expected);
+    if (!std::isfinite(difference) || scale == 0) {
+        return difference == 0 ? 0 : std::numeric_limits<double>::infinity();
+    }
+    return difference / scale;
+}
+
+std::size_t first_largest(const Logits& logits) {
+    return static_cast<std::size_t>(std::max_element(logits.begin(), logits.end()) -
+                                    logits.begin());
+}
+
+/// The five most probable classes on this device, by name. True when the logits that ship put
+/// classes there whose logits differ by no more than the tolerance allows.
+Claim check_names(const std::string& claim, const Logits& got, const Logits& expected,
+                  const std::vector<Label>& labels, double allowed) {
+    const auto here = best(got.data(), labels, top_k);
+    const auto there = best(expected.data(), labels, top_k);
+    bool is_true = true;
+    std::string names;
+    for (std::size_t rank = 0; rank < here.size(); ++rank) {
+        const float mine = expected[static_cast<std::size_t>(here[rank].index)];
+        const float theirs = expected[static_cast<std::size_t>(there[rank].index)];
+        is_true = is_true && std::abs(static_cast<double>(mine) - theirs) <= 2 * allowed;
+        names.append(names.empty() ? "" : ", ").append(here[rank].label->name);
+    }
+    return {claim, is_true ? Status::is_true : Status::is_false, names};
+}
+
+/// Compares a target's logits on the goldens with those that ship.
+void check_target(const Bundle& bundle, const Target& target, const std::vector<float>& tensors,
+                  const std::vector<Label>& labels, std::int64_t threads,
+                  std::vector<Claim>& claims) {
+    const Manifest& manifest = bundle.manifest();
+    const auto engine = open_engine(bundle, target, threads, bundle.begin("model.ts"));
+    double worst = 0;
+    std::int64_t flipped = 0;
+    std::vector<Claim> names;
+    const std::size_t size = tensors.size() / manifest.goldens.size();
+    for (std::size_t index = 0; index < manifest.goldens.size(); ++index) {
+        const Golden& golden = manifest.goldens[index];
+        const Logits got = run(*engine, tensors.data() + index * size, 1, manifest);
+        const Logits expected = golden_logits(bundle, golden);
+        worst = std::max(worst, relative_difference(got, expected));
+        const double allowed = target.tolerance * largest_absolute(expected);
+        const bool is_other = static_cast<std::int64_t>(first_largest(got)) != golden.top1;
+        flipped += is_other && golden.margin > 2 * allowed ? 1 : 0;
+        names.push_back(check_names(numbered(index) + " top-5 in " + target.id, got, expected,
+                                    labels, allowed));
+    }
+    const Agreement& agreement = target.agreement;
+    const auto goldens = static_cast<std::int64_t>(manifest.goldens.size());
+    const bool is_true = worst <= target.tolerance && target.tolerance <= max_tolerance &&
+                         flipped == 0 && agreement.images == goldens &&
+                         goldens >= agreement.top1_equal &&
+                         agreement.max_rel_diff <= target.tolerance;
+    claims.push_back({"goldens in " + target.id, is_true ? Status::is_true : Status::is_false,
+                      "largest difference " + exponent("%.1e", worst) + " of the largest logit, " +
+                          exponent("%.0e", target.tolerance) + " allowed"});
+    claims.insert(claims.end(), names.begin(), names.end());
+}
+
+/// Numbers from -1 to 1, the same on every machine: those of the C++ standard's mt19937.
+void append_seeded(std::vector<float>& tensors, std::size_t count) {
+    std::mt19937 generator(seed);
+    for (; count > 0; --count) {
+        tensors.push_back(static_cast<float>(static_cast<double>(generator()) / 2147483648.0 - 1));
+    }
+}
+
+/// The row of a target's or reference's logits for each tensor, run in batches; a last batch that
+/// is short is padded with the first tensors.
+std::vector<Logits> run_all(const Engine& engine, const std::vector<float>& tensors,
+                            std::size_t count, std::int64_t batch_size, const Manifest& manifest) {
+    const auto batch = static_cast<std::size_t>(batch_size);
+    const std::size_t size = tensors.size() / count;
+    const auto classes = static_cast<std::ptrdiff_t>(manifest.model.classes);
+    std::vector<Logits> rows;
+    std::vector<float> input(batch * size);
+    for (std::size_t begin = 0; begin < count; begin += batch) {
+        for (std::size_t slot = 0; slot < batch; ++slot) {
+            const float* tensor = tensors.data() + (begin + slot) % count * size;
+            std::copy(tensor, tensor + size, input.data() + slot * size);
+        }
+        const Logits logits = run(engine, input.data(), batch_size, manifest);
+        auto row = logits.begin();
+        for (std::size_t slot = 0; slot < batch && begin + slot < count; ++slot, row += classes) {
+            rows.emplace_back(row, row + classes);
+        }
+    }
+    return rows;
+}
+
+}  // namespace
+
+std::string_view text(Status status) {
+    return status == Status::is_true ? "true" : status == Status::is_false ? "false" : "not checked";
+}
+
+std::vector<Claim> verify(const Bundle& bundle, const std::string& target, std::int64_t threads,
+                          const Progress& progress) {
+    check_threads(threads);
+    const Manifest& manifest = bundle.manifest();
+    progress("files");
+    std::vector<Claim> claims = {check_files(bundle)};
+    const std::vector<Label> labels = read_labels(bundle);
+    claims.push_back(check_parameters(manifest));
+    progress("preprocessing of the goldens");
+    std::vector<float> tensors;
+    for (std::size_t index = 0; index < manifest.goldens.size(); ++index) {
+        claims.push_back(check_stages(bundle, index, tensors));
+    }
+    const Target* only = target == "all" ? nullptr : &choose_target(manifest, target);
+    std::vector<Claim> others;
+    for (const auto& each : manifest.targets) {
+        const std::string claim = "goldens in " + each.id;
+        if (only != nullptr && only != &each) {
+            others.push_back({claim, Status::not_checked, "another target was asked for"});
+            continue;
+        }
+        progress(claim);
+        if (const auto missing = missing_for(each)) {
+            claims.push_back({claim, Status::not_checked, missing->got});
+        } else {
+            check_target(bundle, each, tensors, labels, threads, claims);
+        }
+    }
+    claims.insert(claims.end(), others.begin(), others.end());
+    const auto append_records = [&claims](const std::string& kind, std::size_t count) {
+        for (std::size_t index = 0; index < count; ++index) {
+            claims.push_back({kind + "[" + std::to_string(index) + "]", Status::not_checked,
+                              "not re-measured"});
+        }
+    };
+    append_records("accuracy", manifest.accuracy.size());
+    append_records("performance", manifest.performance.size());
+    const bool has_figures = !manifest.expected.accuracy.empty() || !manifest.expected.speed.empty();
+    for (const auto& [claim, reason] : unseen) {
+        if (has_figures || claim != published) {
+            claims.push_back({std::string(claim), Status::not_checked, std::string(reason)});
+        }
+    }
+    return claims;
+}
+
+bool holds(const std::vector<Claim>& claims) {
+    return std::none_of(claims.begin(), claims.end(),
+                        [](const Claim& claim) { return claim.status == Status::is_false; });
+}
+
+Comparison compare(const Bundle& bundle, const std::string& target, std::int64_t batch_size,
+                   std::int64_t threads, const Progress& progress) {
+    check_threads(threads);
+    if (batch_size < 1 || batch_size > max_batch) {
+        throw Error(Code::E_ARGUMENT, "batch")
+            .expected("1 to " + std::to_string(max_batch))
+            .got(batch_size);
+    }
+    const Manifest& manifest = bundle.manifest();
+    progress("files");
+    auto model = bundle.begin("model.ts");
+    const Target& chosen = choose_target(manifest, target);
+    bundle.check({"model.ts"});
+    const std::vector<Label> labels = read_labels(bundle);
+    const auto torchscript =
+        std::find_if(manifest.targets.begin(), manifest.targets.end(),
+                     [](const Target& each) { return each.backend == "torchscript"; });
+
+    std::vector<float> tensors;
+    std::vector<Logits> expected;
+    for (std::size_t index = 0; index < manifest.goldens.size(); ++index) {
+        const Claim stages = check_stages(bundle, index, tensors);
+        if (stages.status != Status::is_true) {
+            throw Error(Code::E_BUNDLE_GOLDEN, bundle.where(manifest.goldens[index].source))
+                .got(stages.detail);
+        }
+        expected.push_back(golden_logits(bundle, manifest.goldens[index]));
+    }
+    const std::size_t goldens = manifest.goldens.size();
+    const std::size_t count = goldens + static_cast<std::size_t>(std::max(least_seeded, batch_size));
+    const std::size_t size = tensors.size() / goldens;
+    append_seeded(tensors, (count - goldens) * size);
+
+    progress("TorchScript");
+    std::unique_ptr<Engine> engine = open_engine(bundle, *torchscript, threads, std::move(model));
+    const std::vector<float> seeded(tensors.begin() + static_cast<std::ptrdiff_t>(goldens * size),
+                                    tensors.end());
+    for (auto& row : run_all(*engine, seeded, count - goldens, 1, manifest)) {
+        expected.push_back(std::move(row));
+    }
+    progress(chosen.id);
+    if (chosen.backend != torchscript->backend) {
+        engine.reset();  // one set of weights at a time
+        engine = open_engine(bundle, chosen, threads, bundle.begin("model.ts"));
+    }
+    const std::vector<Logits> got = run_all(*engine, tensors, count, batch_size, manifest);
+    Comparison result = {chosen.id, batch_size, static_cast<std::int64_t>(count), 0,
+                         chosen.tolerance, 0};
+    for (std::size_t index = 0; index < count; ++index) {
+        result.difference =
+            std::max(result.difference, relative_difference(got[index], expected[index]));
+        const std::size_t first = first_largest(expected[index]);
+        const std::size_t here = first_largest(got[index]);
+        const double margin =
+            static_cast<double>(expected[index][first]) - expected[index][here];
+        const double allowed = chosen.tolerance * largest_absolute(expected[index]);
+        result.flipped += margin > 2 * allowed ? 1 : 0;
+    }
+    return result;
+}
+
+}  // namespace vitaie::detail
