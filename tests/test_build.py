@@ -209,6 +209,49 @@ def test_a_device_target_is_not_available_here(
     )
 
 
+def test_a_target_that_nobody_knows_is_bad_input(
+    tmp_path: Path, small_checkpoint: Checkpoint
+) -> None:
+    card, npz = small_checkpoint
+    store = tmp_path / "s"
+    for target in ("gpu", "", "all", "auto", "ascend310p33", "cpu "):
+        expect_nothing(
+            store,
+            InputError,
+            "E_TARGET_UNKNOWN",
+            2,
+            lambda target=target: build_bundle(
+                str(card), npz, Options(store=store, targets=("cpu", target))
+            ),
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"version": "1.0"}, "E_ARGUMENT"),
+        ({"targets": ("gpu",)}, "E_TARGET_UNKNOWN"),
+        ({"targets": ("ascend310p3-fp16-b1-o2",)}, "E_TARGET_UNAVAILABLE"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_the_checkpoint_is_looked_for(
+    tmp_path: Path, small_checkpoint: Checkpoint, options: dict[str, Any], code: str
+) -> None:
+    card, _ = small_checkpoint
+    with pytest.raises(VitaieError) as caught:
+        build_bundle(str(card), tmp_path / "none.npz", Options(store=tmp_path / "s", **options))
+    assert caught.value.code == code
+
+
+def test_a_golden_that_is_none_is_refused_before_the_store_is_touched(
+    tmp_path: Path, small_checkpoint: Checkpoint
+) -> None:
+    card, npz = small_checkpoint
+    options = Options(store=tmp_path / "none" / "s", goldens=(tmp_path / "none.jpg",))
+    with pytest.raises(ImageError):
+        build_bundle(str(card), npz, options)
+
+
 def test_a_date_that_is_no_number_is_refused(
     tmp_path: Path, small_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:

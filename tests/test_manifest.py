@@ -245,7 +245,7 @@ def test_the_message_says_what_was_expected_and_got() -> None:
         Manifest.from_bytes(resealed(put(whole_document(), "artifacts[2].size", True)))
     assert str(caught.value) == (
         "E_MANIFEST_TYPE: manifest.json: artifacts[2].size: the value has the wrong type "
-        "(expected a valid integer, got true)."
+        "(expected an integer, got true)."
     )
 
 

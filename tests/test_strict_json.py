@@ -101,6 +101,34 @@ def test_brackets_inside_strings_are_no_nesting(text: str) -> None:
     assert parse(f'{{"a": "{text}", "{text}": 1}}'.encode())
 
 
+def test_a_path_is_made_for_a_fault_alone() -> None:
+    """One as long as the key for each of the zeros would be 8 TB: more than a minute."""
+    data = b'{"%s": [%s]}' % (b"k" * 4_000_000, b",".join([b"0"] * 2_000_000))
+    program = (
+        "import resource, sys; from vitaie.manifests.strict_json import parse_object;"
+        "resource.setrlimit(resource.RLIMIT_CPU, (30, 30));"
+        "parse_object(sys.stdin.buffer.read(), where='', limit=2**23)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], input=data, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ('{"": NaN}', ""),
+        ('{"": {"a": NaN}}', "a"),
+        ('{"": [NaN]}', "[0]"),
+        ('{"a": {"": NaN}}', "a."),
+        ('{"a": [0, [1, NaN]]}', "a[1][1]"),
+        ("[NaN]", "[0]"),
+        ('[{"a": NaN}]', "[0].a"),
+        ("NaN", ""),
+    ],
+)
+def test_a_path_has_a_part_for_each_level(text: str, field: str) -> None:
+    assert refusal(text.encode()) == ("E_MANIFEST_NUMBER", field)
+
+
 def test_the_size_is_judged_before_anything_else() -> None:
     assert parse(b"{}" + b" " * (LIMIT - 2)) == {}
     assert refusal(b"{}" + b" " * (LIMIT - 1)) == ("E_MANIFEST_TOO_LARGE", "")

@@ -26,7 +26,7 @@ from vitaie.builder.checkpoint import Checkpoint, check, read_checkpoint
 from vitaie.builder.goldens import Golden, encode_npy, encode_png, read_goldens
 from vitaie.builder.module import convert, import_timm
 from vitaie.builder.onnx_graph import INPUT, OUTPUT, export_onnx
-from vitaie.builder.store import publication
+from vitaie.builder.store import check_version, publication
 from vitaie.builder.torchscript import StoredTensor, export_torchscript
 from vitaie.manifests.card import Card, load_card
 from vitaie.manifests.digests import CHUNK_SIZE, CHUNKED_ABOVE, sha256
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 ONNX_TARGET = "onnxruntime-cpu-fp32"
 TORCHSCRIPT_TARGET = "torchscript-cpu-fp32"
 TARGETS = (ONNX_TARGET, TORCHSCRIPT_TARGET)
+DEVICE = "ascend310p3"
+"""What the ids of its targets begin with; known here, and not built."""
+
 TOLERANCE = 1e-4
 """What a target's logits may differ from the source model's, relative to the largest logit."""
 
@@ -107,6 +110,7 @@ def build_bundle(
 
     Raises:
         InputError: The variant, the checkpoint, a golden or an option is at fault.
+        TargetUnavailable: A target is one that cannot be built here.
         BuildError: Something made from the checkpoint does not give its logits.
         StoreError: The version exists, or another process is building this name.
         DiskError: The disk refused. In every case the store is as it was.
@@ -115,6 +119,8 @@ def build_bundle(
     say = progress or silent
     _check_targets(options.targets)
     _check_names(variant, checkpoint, options.store, *options.goldens)
+    if options.version is not None:
+        check_version(options.version)
     say("checkpoint")
     card = load_card(variant)
     profile = options.preprocess or card.profiles[0]
@@ -123,9 +129,9 @@ def build_bundle(
     with ExitStack() as stack:
         arrays = stack.enter_context(read_checkpoint(checkpoint))
         check(arrays, card)
-        draft = stack.enter_context(publication(options.store, card.name, options.version))
         say("goldens")
         goldens = read_goldens(options.goldens, spec)
+        draft = stack.enter_context(publication(options.store, card.name, options.version))
         say("module")
         hashing = stack.enter_context(ThreadPoolExecutor(1)).submit(lambda: arrays.sha256)
         with _no_collection(stack):
@@ -211,14 +217,18 @@ def _release_memory() -> None:
 
 
 def _check_targets(targets: Sequence[str]) -> None:
+    """Refuse a target that nobody knows, and then one that only a device's own vitaie builds."""
     for target in targets:
-        if target not in (*TARGETS, "cpu"):
+        if target.partition("-")[0] == DEVICE:
             raise TargetUnavailable(
                 "E_TARGET_UNAVAILABLE",
                 target,
                 expected=" or ".join(TARGETS),
                 hint="This vitaie builds for the CPU only.",
             )
+        if target not in (*TARGETS, "cpu"):
+            expected = " or ".join((*TARGETS, "cpu"))
+            raise InputError("E_TARGET_UNKNOWN", "--target", expected=expected, got=target)
 
 
 def _check_names(*names: object) -> None:

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from vitaie.builder import toolchain
-from vitaie.builder.build import ONNX_TARGET, TORCHSCRIPT_TARGET
+from vitaie.builder.build import DEVICE, ONNX_TARGET, TORCHSCRIPT_TARGET
 from vitaie.manifests.outputs import DoctorOutput, TargetOutput
 from vitaie.runtime._bytes import available_cpus
 
@@ -42,7 +42,7 @@ def examine() -> DoctorOutput:
                 needs=needs_builder or needs_torch,
             ),
             TargetOutput(
-                id="ascend310p3",
+                id=DEVICE,
                 builds=False,
                 runs=False,
                 needs="a vitaie that compiles for it: this one builds for the CPU only",

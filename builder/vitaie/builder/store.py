@@ -61,14 +61,27 @@ def next_version(store: PathLike, name: str, bump: Bump = "patch") -> str:
     It follows whatever has a version's name, even what is no bundle, so that it is free.
 
     Raises:
-        InputError: ``E_ARGUMENT``, ``name`` is not one a bundle can have.
+        InputError: ``E_ARGUMENT``, ``name`` is not one a bundle can have, or the newest is the
+            last that can be.
         DiskError: ``E_DISK``, the folder cannot be read.
     """
     occupied = _occupied(_home(store, name))
     if not occupied:
         return "1.0.0"
     major, minor, patch = occupied[-1]
-    return f"{major}.{minor + 1}.0" if bump == "minor" else f"{major}.{minor}.{patch + 1}"
+    following = f"{major}.{minor + 1}.0" if bump == "minor" else f"{major}.{minor}.{patch + 1}"
+    check_version(following)
+    return following
+
+
+def check_version(version: str) -> None:
+    """Refuse what is no version.
+
+    Raises:
+        InputError: ``E_ARGUMENT``, it is not X.Y.Z in whole numbers.
+    """
+    if parse_version(version) is None:
+        raise InputError("E_ARGUMENT", "version", expected="X.Y.Z", got=repr(version))
 
 
 class Publication:
@@ -154,12 +167,12 @@ def publication(
         DiskError: ``E_DISK``, the disk is full, read-only or broken, in the block too.
     """
     home = _home(store, name)
+    if version is not None:
+        check_version(version)
     with disk_errors(home, DISK_FAULTS), _locked(home) as lock:
         with disk_errors(home):
             _clear_staging(lock)
-            if version is None:
-                version = next_version(store, name, bump)
-            chosen = _checked_version(version)
+            chosen = next_version(store, name, bump) if version is None else version
             if os.path.lexists(home / chosen):
                 raise _exists(home / chosen)
         draft = Publication(home, lock, chosen)
@@ -212,12 +225,6 @@ def _home(store: PathLike, name: str) -> Path:
         raise InputError(
             "E_ARGUMENT", "the bundle's name", expected=expected, got=repr(name)
         ) from None
-
-
-def _checked_version(version: str) -> str:
-    if parse_version(version) is None:
-        raise InputError("E_ARGUMENT", "version", expected="X.Y.Z", got=repr(version))
-    return version
 
 
 def _occupied(home: Path) -> list[tuple[int, int, int]]:

@@ -27,6 +27,7 @@ The names in ``cards/imagenet-1k.txt`` are WordNet's, in the order of timm's pac
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import stat
 import sys
@@ -36,11 +37,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Optional, Union
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vitaie.manifests import digests
 from vitaie.manifests.errors import CardError
-from vitaie.manifests.fields import Deviation, Mean, expectation
+from vitaie.manifests.fields import Deviation, Line, Mean, OptionalLine, expectation
 from vitaie.manifests.manifest import (
     Crop,
     Expected,
@@ -75,7 +76,6 @@ _RESIZE_MODE: dict[Profile, Literal["shorter_side", "square"]] = {
     "modelzoo": "square",
 }
 
-_Line = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f]*$")]
 _Size = Annotated[int, Field(ge=1, le=8192)]
 _Width = Annotated[int, Field(ge=1, le=65536)]
 
@@ -92,8 +92,8 @@ class _Strict(BaseModel):
 
 
 class _Timm(_Strict):
-    architecture: Union[_Line, Literal[""]] = ""
-    tag: Union[_Line, Literal[""]] = ""
+    architecture: OptionalLine = ""
+    tag: OptionalLine = ""
 
 
 class Architecture(_Strict):
@@ -155,14 +155,14 @@ class _Preprocess(_Strict):
 
 class _Accuracy(_Strict):
     preprocess: Profile
-    source: _Line
+    source: Line
     top1: Percent
     top5: Optional[Percent] = None
 
 
 class _Speed(_Strict):
-    source: _Line
-    device: _Line
+    source: Line
+    device: Line
     batch_size: Positive
     fps: PositiveFloat
 
@@ -176,8 +176,8 @@ class CardFile(_Strict):
     """A card file as it is written."""
 
     name: Name
-    checkpoint: Union[_Line, Literal[""]] = ""
-    labels: _Line
+    checkpoint: OptionalLine = ""
+    labels: Line
     gflop: Optional[PositiveFloat] = None
     timm: _Timm = _Timm()
     model: Architecture
@@ -370,9 +370,17 @@ def _parse(data: bytes, path: Path) -> CardFile:
         return CardFile.model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        got = "nothing" if first["type"] == "missing" else first["input"]
-        field, expected = field_path(first["loc"]), expectation(first)
-        raise CardError("E_CARD_MALFORMED", path, field=field, expected=expected, got=got) from None
+    got = "nothing" if first["type"] == "missing" else _written(first["input"])
+    field = field_path(first["loc"])
+    raise CardError("E_CARD_MALFORMED", path, field=field, expected=expectation(first), got=got)
+
+
+def _written(value: object) -> str:
+    """Return a value much as a card writes it, to be cut to length."""
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except (ValueError, RecursionError):  # of an integer of many digits, of many brackets
+        return f"a value of {type(value).__name__} too long to print"
 
 
 def _problems(document: CardFile) -> Iterator[dict[str, Any]]:

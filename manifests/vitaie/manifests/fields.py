@@ -1,14 +1,15 @@
-"""The kinds of field a manifest has, and the code that each way of being wrong gets.
+"""The kinds of field a manifest or a card has, and what each way of being wrong is called.
 
-pydantic judges the types. Its own words for what is wrong change with its releases, so they are
-translated here into the codes that the C++ reader gives too.
+pydantic judges the types. Its own words for what is wrong change with its releases and speak of
+Python, so they are translated here: into the codes that the C++ reader gives too, and into words
+that are ours.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Literal, NamedTuple, Union
+from typing import Annotated, Any, Literal, NamedTuple, Union
 
 from pydantic import (
     AfterValidator,
@@ -26,14 +27,22 @@ from vitaie.manifests.strict_json import MAX_INT
 
 _PATH_PART = "[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _PATH = f"^{_PATH_PART}(/{_PATH_PART})*$"
+_SHA256 = r"^[0-9a-f]{64}$"
+_NAME = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
+_VERSION = r"^(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){2}$"
+_DATE = (
+    r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+    r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z$"
+)
+_LINE = r"^[^\x00-\x1f]*$"
 
 
 def _check_path(path: str) -> str:
     if len(path) > 255 or not re.fullmatch(_PATH, path):
         raise PydanticCustomError(
             "E_MANIFEST_PATH",
-            "Path should be of letters, digits and _.-/ in at most 255 characters, no part "
-            "of it empty or beginning with a dot or a hyphen",
+            "letters, digits and _.-/ in at most 255 characters, no part of it empty or beginning "
+            "with a dot or a hyphen",
         )
     return path
 
@@ -41,33 +50,25 @@ def _check_path(path: str) -> str:
 def _check_dimension(value: object) -> object:
     """Judge a dimension before the union does, whose errors name its members, not the field."""
     if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise PydanticCustomError("E_MANIFEST_TYPE", "Input should be 'batch' or an integer")
+        raise PydanticCustomError("E_MANIFEST_TYPE", "'batch' or an integer")
     if value != "batch" and (isinstance(value, str) or not 1 <= value <= MAX_INT):
-        raise PydanticCustomError("E_MANIFEST_VALUE", "Input should be 'batch' or at least 1")
+        raise PydanticCustomError("E_MANIFEST_VALUE", "'batch' or at least 1")
     return value
 
 
 def _check_option(value: object) -> object:
     """Judge an option before the union does, as ``_check_dimension``."""
     if not isinstance(value, (bool, int, str)):
-        raise PydanticCustomError(
-            "E_MANIFEST_TYPE", "Input should be a boolean, an integer or a string"
-        )
+        raise PydanticCustomError("E_MANIFEST_TYPE", "true, false, an integer or a string")
     return value
 
 
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
-Version = Annotated[
-    str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){2}$")
-]
-Date = Annotated[
-    str,
-    StringConstraints(
-        pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
-        r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z$"
-    ),
-]
+Sha256 = Annotated[str, StringConstraints(pattern=_SHA256)]
+Name = Annotated[str, StringConstraints(pattern=_NAME)]
+Version = Annotated[str, StringConstraints(pattern=_VERSION)]
+Date = Annotated[str, StringConstraints(pattern=_DATE)]
+Line = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=_LINE)]
+OptionalLine = Annotated[str, StringConstraints(max_length=255, pattern=_LINE)]
 BundlePath = Annotated[
     str,
     AfterValidator(_check_path),
@@ -138,12 +139,54 @@ def fault(details: ErrorDetails) -> Fault:
 
 
 def expectation(details: ErrorDetails) -> str:
-    """Return what a complaint of pydantic's says should be there, without its grammar."""
-    if details["type"] == "missing":
-        return "a value"
-    if details["type"] == "extra_forbidden":
-        return "no field of this name"
-    return re.sub(r"^.* should (be )?", "", details["msg"])
+    """Return what should stand where pydantic complains, in words of ours."""
+    kind, facts = details["type"], details.get("ctx", {})
+    if kind.startswith("E_"):
+        return details["msg"]
+    if kind == "string_pattern_mismatch":
+        pattern = str(facts["pattern"])
+        return _PATTERNS.get(pattern, f"text that matches {pattern}")
+    words, fact = _EXPECTATIONS.get(kind, ("a value of another kind", ""))
+    return words.format(_plain_number(facts[fact])) if fact else words
+
+
+def _plain_number(value: Any) -> object:
+    """Return a limit as one writes it: 1, not 1.0; what is no number, as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_PATTERNS = {
+    _SHA256: "64 lower-case hexadecimal digits",
+    _NAME: "1 to 64 of a-z, 0-9 and _.-, the first a letter or digit",
+    _VERSION: "X.Y.Z in whole numbers",
+    _DATE: "a time such as 2026-12-31T23:59:59Z",
+    _LINE: "one line, without control characters",
+}
+_EXPECTATIONS = {
+    "missing": ("a value", ""),
+    "extra_forbidden": ("no field of this name", ""),
+    "bool_type": ("true or false", ""),
+    "int_type": ("an integer", ""),
+    "int_from_float": ("an integer", ""),
+    "float_type": ("a number", ""),
+    "finite_number": ("a finite number", ""),
+    "string_type": ("text", ""),
+    "dict_type": ("named fields", ""),
+    "model_type": ("named fields", ""),
+    "model_attributes_type": ("named fields", ""),
+    "list_type": ("an array", ""),
+    "tuple_type": ("an array", ""),
+    "literal_error": ("{}", "expected"),
+    "greater_than": ("more than {}", "gt"),
+    "greater_than_equal": ("at least {}", "ge"),
+    "less_than": ("less than {}", "lt"),
+    "less_than_equal": ("at most {}", "le"),
+    "string_too_long": ("at most {} characters", "max_length"),
+    "string_too_short": ("at least {} characters", "min_length"),
+    "too_long": ("at most {} elements", "max_length"),
+    "too_short": ("at least {} elements", "min_length"),
+}
+"""By pydantic's names of its complaints, which stay; and the fact that the words tell of."""
 
 
 def field_path(location: tuple[Union[int, str], ...]) -> str:

@@ -26,6 +26,7 @@ from vitaie.manifests.fields import (
     Sha256,
     Strict,
     Text,
+    expectation,
     field_path,
 )
 from vitaie.manifests.statistics import (
@@ -183,9 +184,8 @@ def read_measurement(data: bytes, where: str) -> Measurement:
         measurement = _MODELS[kind].model_validate_json(data)
     except ValidationError as error:
         details = min(error.errors(), key=lambda each: (-len(each["loc"]), field_path(each["loc"])))
-        raise InputError(
-            "E_RECORD", where, field=field_path(details["loc"]), expected=details["msg"]
-        ) from None
+        field = field_path(details["loc"])
+        raise InputError("E_RECORD", where, field=field, expected=expectation(details)) from None
     for field, expected in faults(measurement):
         raise InputError("E_RECORD", where, field=field, expected=expected)
     return measurement

@@ -51,7 +51,11 @@ def parse_object(data: bytes, *, where: str, limit: int) -> dict[str, Any]:
         )
     text = _decode(data, where)
     _check_depth(data, where)
-    value = _Checker(where).plain(_parse(text, where), "")
+    parsed = _parse(text, where)
+    try:
+        value = _plain(parsed)
+    except _MisfitError as misfit:
+        raise misfit.error(where) from None
     if not isinstance(value, dict):
         raise ManifestError("E_MANIFEST_NOT_OBJECT", where, expected="{…}", got=text)
     return cast("dict[str, Any]", value)
@@ -109,35 +113,65 @@ def _real(text: str) -> Union[float, _BadNumber]:
     return value if math.isfinite(value) else _BadNumber(text)
 
 
-class _Checker:
-    """The walk over a parsed text that knows the place of each value."""
+class _MisfitError(Exception):
+    """What no manifest holds, raised where it stands: every level above adds its part of the path.
 
-    def __init__(self, where: str) -> None:
-        self._where = where
+    Only a fault pays for its path: one for each of a million elements, each as long as a key of
+    half a megabyte above it, would take minutes.
+    """
 
-    def plain(self, value: object, path: str) -> object:
-        """Return ``value`` as dict, list, str, int, float, bool and None; refuse the rest."""
-        if isinstance(value, _Pairs):
-            return self._object(value, path)
-        if isinstance(value, list):
-            items = cast("list[object]", value)
-            return [self.plain(item, f"{path}[{index}]") for index, item in enumerate(items)]
-        if isinstance(value, _BadNumber):
-            raise ManifestError("E_MANIFEST_NUMBER", self._where, field=path, got=value.text)
-        if isinstance(value, str):
-            self._check_string(value, path)
-        return value
+    def __init__(self, code: str, got: object = None) -> None:
+        super().__init__(code)
+        self.code = code
+        self.got = got
+        self.parts: list[Union[int, str]] = []
+        """The innermost first."""
 
-    def _object(self, pairs: _Pairs, path: str) -> dict[str, object]:
-        result: dict[str, object] = {}
-        for key, value in pairs:
-            self._check_string(key, path)
-            place = f"{path}.{key}" if path else key
+    def error(self, where: str) -> ManifestError:
+        path = ""
+        for part in reversed(self.parts):
+            path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+        return ManifestError(self.code, where, field=path, got=self.got)
+
+
+def _plain(value: object) -> object:
+    """Return a parsed text as dict, list, str, int, float, bool and None; refuse the rest."""
+    if isinstance(value, _Pairs):
+        return _object(value)
+    if isinstance(value, list):
+        return _array(cast("list[object]", value))
+    if isinstance(value, _BadNumber):
+        raise _MisfitError("E_MANIFEST_NUMBER", value.text)
+    if isinstance(value, str):
+        _check_string(value)
+    return value
+
+
+def _array(items: list[object]) -> list[object]:
+    result: list[object] = []
+    try:
+        for item in items:
+            result.append(_plain(item))
+    except _MisfitError as misfit:
+        misfit.parts.append(len(result))
+        raise
+    return result
+
+
+def _object(pairs: _Pairs) -> dict[str, object]:
+    result: dict[str, object] = {}
+    for key, value in pairs:
+        _check_string(key)
+        try:
             if key in result:
-                raise ManifestError("E_MANIFEST_DUPLICATE_KEY", self._where, field=place)
-            result[key] = self.plain(value, place)
-        return result
+                raise _MisfitError("E_MANIFEST_DUPLICATE_KEY")
+            result[key] = _plain(value)
+        except _MisfitError as misfit:
+            misfit.parts.append(key)
+            raise
+    return result
 
-    def _check_string(self, text: str, path: str) -> None:
-        if _BAD_CHARACTER.search(text):
-            raise ManifestError("E_MANIFEST_STRING", self._where, field=path, got=text)
+
+def _check_string(text: str) -> None:
+    if _BAD_CHARACTER.search(text):
+        raise _MisfitError("E_MANIFEST_STRING", text)

@@ -144,9 +144,10 @@ def benchmark(
     if protocol not in PLANS:
         raise _invalid("protocol", " or ".join(PLANS), protocol)
     plan, say = PLANS[protocol], progress or silent
-    say("inputs")
+    asked = _asked(threads, batch_size, scenario, boundary, seed)
     with open_bundle(path) as bundle:
-        options = _options(bundle, target, threads, batch_size, scenario, boundary, seed)
+        options = _options(bundle, target, asked)
+        say("inputs")
         inputs = _photographs(bundle, options, data) if data else _noisy_goldens(bundle, options)
         folder, manifest = bundle.folder.absolute(), bundle.manifest
     with _in_memory(inputs.images) as memory:
@@ -173,8 +174,18 @@ def summary(manifest: Manifest, measurement: PerformanceMeasurement) -> dict[str
 # What is asked for
 
 
+class _Asked(NamedTuple):
+    """What can be asked of any bundle, every default filled in."""
+
+    threads: int
+    batch_size: int
+    scenario: str
+    boundary: str
+    seed: int
+
+
 class _Options(NamedTuple):
-    """What is measured, every default filled in."""
+    """What is measured: a target of the bundle, and what was asked for."""
 
     target: Target
     threads: int
@@ -184,15 +195,14 @@ class _Options(NamedTuple):
     seed: int
 
 
-def _options(
-    bundle: Bundle,
-    target: str,
+def _asked(
     threads: int | None,
     batch_size: int | None,
     scenario: str | None,
     boundary: str,
     seed: int | None,
-) -> _Options:
+) -> _Asked:
+    """Refuse what no bundle could be measured with, before one is opened."""
     check_threads(threads)
     if boundary not in BOUNDARIES:
         raise _invalid("boundary", " or ".join(BOUNDARIES), boundary)
@@ -208,8 +218,14 @@ def _options(
         batch_size = _OFFLINE_BATCH if scenario == "offline" else 1
     if scenario == "single_stream" and batch_size != 1:
         raise _invalid("batch_size", "1 for single_stream", batch_size)
+    if seed is None:
+        seed = secrets.randbelow(2**32)
+    return _Asked(threads or available_cpus(), batch_size, scenario, boundary, seed)
+
+
+def _options(bundle: Bundle, target: str, asked: _Asked) -> _Options:
     chosen = choose_target(bundle.manifest, target)
-    if boundary == "device":
+    if asked.boundary == "device":
         raise TargetUnavailable(
             "E_TARGET_UNAVAILABLE",
             chosen.id,
@@ -217,9 +233,7 @@ def _options(
             got=f"a target on the {chosen.device}, which has no memory of its own",
             hint="Measure it with --boundary host.",
         )
-    if seed is None:
-        seed = secrets.randbelow(2**32)
-    return _Options(chosen, threads or available_cpus(), batch_size, scenario, boundary, seed)
+    return _Options(chosen, *asked)
 
 
 def _invalid(argument: str, expected: str, got: object) -> InputError:

@@ -38,7 +38,7 @@ from vitaie.runtime._command import (
     utf8,
 )
 from vitaie.runtime._files import check_output, write_output
-from vitaie.runtime._model import load
+from vitaie.runtime._model import check_threads, check_top_k, load
 from vitaie.runtime._verify import verify
 
 if TYPE_CHECKING:
@@ -138,6 +138,8 @@ def classify(
     """
     from vitaie.manifests.outputs import ClassifyOutput, ImageOutput, PredictionOutput
 
+    check_top_k(top_k)
+    check_threads(threads)
     folder = locate(bundle)
     with log_to_stderr(quiet), load(folder, target=target, threads=threads) as model:
         found: list[ImageOutput] = []
@@ -217,6 +219,7 @@ def verify_command(
 
     Example: vitaie verify bundles/vit_base_patch16_224
     """
+    check_threads(threads)
     folder = locate(bundle)
     names = ["files", "preprocessing", "goldens", "goldens"]
     with steps(names, quiet) as start:

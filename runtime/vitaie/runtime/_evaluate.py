@@ -135,6 +135,7 @@ def evaluate(
         DiskError: The disk is full; what is journaled stays.
     """
     options = _Options(target, threads, batch_size, allow_missing, paired)
+    _check_options(options)
     with open_bundle(path, early="model.ts") as bundle, ExitStack() as stack:
         plan = _plan(bundle, options, data, labels)
         bundle.check()
@@ -200,12 +201,16 @@ class _Plan(NamedTuple):
         return self.dataset.entries[start : start + self.batch_size]
 
 
-def _plan(bundle: Bundle, options: _Options, data: _Path, labels: _Path | None) -> _Plan:
+def _check_options(options: _Options) -> None:
+    """Refuse what no bundle could be measured with, before one is opened."""
     check_threads(options.threads)
     if options.batch_size is not None and not 1 <= options.batch_size <= _MAX_BATCH:
         raise _invalid("batch_size", f"1 to {_MAX_BATCH}", options.batch_size)
     if options.allow_missing < 0:
         raise _invalid("allow_missing", "at least 0", options.allow_missing)
+
+
+def _plan(bundle: Bundle, options: _Options, data: _Path, labels: _Path | None) -> _Plan:
     manifest = bundle.manifest
     target = choose_target(manifest, options.target)
     source = _source(manifest) if options.paired else None

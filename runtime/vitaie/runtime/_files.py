@@ -111,16 +111,17 @@ def check_output(path: str | os.PathLike[str]) -> None:
     Raises:
         InputError: ``E_OUTPUT_PATH``, its folder is not there.
         StoreError: ``E_OUTPUT_EXISTS``, something is there, be it a dangling link.
+        DiskError: ``E_DISK``, nothing may be written there.
     """
     output = Path(path)
     with disk_errors(output):
         if not output.parent.is_dir():
             raise InputError("E_OUTPUT_PATH", output, expected=f"a folder at {output.parent}")
-        try:
+        with suppress(FileNotFoundError):
             os.lstat(output)
-        except FileNotFoundError:
-            return
-        raise _exists(output)
+            raise _exists(output)
+        if not os.access(output.parent, os.W_OK | os.X_OK, effective_ids=True):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(output.parent))
 
 
 def write_output(path: str | os.PathLike[str], data: Union[bytes, Iterable[bytes]]) -> None:

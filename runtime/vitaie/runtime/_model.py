@@ -142,7 +142,7 @@ class Model:
         """
         if isinstance(image, list):
             return list(self.stream(image, top_k))
-        _check_whole("top_k", top_k)
+        check_top_k(top_k)
         return self._predictions(self.logits(self.preprocess(image)[np.newaxis])[0], top_k)
 
     def stream(
@@ -157,7 +157,7 @@ class Model:
             ImageError: An image cannot be used.
             InputError: ``top_k`` or ``batch_size`` is below 1, or the model is closed.
         """
-        _check_whole("top_k", top_k)
+        check_top_k(top_k)
         _check_whole("batch_size", batch_size)
         return self._stream(images, top_k, batch_size)
 
@@ -297,6 +297,11 @@ def check_threads(threads: int | None) -> None:
     """Refuse a number of threads that no engine takes."""
     if threads is not None:
         _check_whole("threads", threads, _MAX_THREADS)
+
+
+def check_top_k(top_k: int) -> None:
+    """Refuse a number of classes that nobody can show; one above the model's shows all."""
+    _check_whole("top_k", top_k)
 
 
 def _check_whole(name: str, value: object, most: int | None = None) -> None:

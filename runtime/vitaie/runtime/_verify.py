@@ -105,6 +105,7 @@ def verify(
     say = progress or silent
     with open_bundle(path) as bundle:
         manifest = bundle.manifest
+        wanted = [choose_target(manifest, target)] if target != "all" else list(manifest.targets)
         say("files")
         check_files(bundle)
         read_labels(bundle)
@@ -114,7 +115,6 @@ def verify(
         say("preprocessing of the goldens")
         tensors, preprocessing = check_golden_stages(bundle)
         claims += preprocessing
-        wanted = [choose_target(manifest, target)] if target != "all" else list(manifest.targets)
         for item in wanted:
             say(f"goldens in {item.id}")
             missing = missing_for(item)
