@@ -10,9 +10,17 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.support.evaluation import Eval
+    from vitaie.manifests.manifest import Target
+    from vitaie.runtime._bundle import Bundle
+    from vitaie.runtime._model import Engine
 
 # A job in the background ignores these, and so would every process that a test starts and signals.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -86,3 +94,66 @@ def digits_bundle(digits_demo: tuple[Path, str]) -> tuple[Path, Path]:
     """Return the bundle of a trained model, and its held-out images in class folders."""
     folder, _ = digits_demo
     return folder / "bundles" / "digits" / "1.0.0", folder / "digits" / "val"
+
+
+PICTURES = 600
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return class folders of digits of several sizes, turned a little, as JPEGs."""
+    from tests.support.digit_pictures import make_pictures
+
+    return make_pictures(PICTURES, tmp_path_factory.mktemp("pictures") / "digits")
+
+
+@pytest.fixture
+def few(pictures: Path, tmp_path: Path) -> Path:
+    """Return a copy of 40 of the pictures, to spoil."""
+    from tests.support.evaluation import copy_part
+
+    return copy_part(pictures, tmp_path / "few", 4)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put the user's cache, where predictions and journals are kept, into the test's folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "vitaie"
+
+
+@pytest.fixture
+def cli(cache: Path, capsys: pytest.CaptureFixture[str]) -> Generator[Eval, None, None]:
+    """Run ``vitaie eval`` in this process."""
+    from tests.support.evaluation import Result
+    from vitaie.runtime._cli import app
+    from vitaie.runtime._command import run
+
+    del cache  # out of the way of what the command keeps
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = [signal.getsignal(number) for number in numbers]
+
+    def call(*arguments: object) -> Result:
+        code = run(app, "vitaie", ["eval", *map(str, arguments)])
+        out, err = capsys.readouterr()
+        return Result(code, out, err)
+
+    yield call
+    for number, handler in zip(numbers, handlers):
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that grows by each target whose engine an evaluation opens."""
+    from vitaie.runtime import _evaluate, _model
+
+    ids: list[str] = []
+    open_engine = _model.open_engine
+
+    def spy(bundle: Bundle, target: Target, threads: int | None) -> Engine:
+        ids.append(target.id)
+        return open_engine(bundle, target, threads)
+
+    monkeypatch.setattr(_evaluate, "open_engine", spy)
+    return ids

@@ -18,7 +18,7 @@ import pytest
 
 from vitaie.manifests.errors import DiskError, InputError, StoreError
 from vitaie.runtime import _journal
-from vitaie.runtime._journal import MAGIC, Block, Row, encode, open_journal
+from vitaie.runtime._journal import MAGIC, Block, Interrupted, Row, encode, open_journal
 
 IDENTITY: dict[str, str | int | bool] = {"bundle": "b" * 64, "batch size": 2, "pairing": True}
 
@@ -63,6 +63,23 @@ def test_blocks_are_found_again_in_any_order_they_were_written_in(path: Path) ->
             journal.append(number, each)
     assert found(path) == BLOCKS
     assert path.read_bytes() == WHOLE
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_an_interrupted_run_is_told_how_many_images_are_in_the_file(
+    path: Path, removed: bool
+) -> None:
+    def run() -> None:
+        with open_journal(path, IDENTITY) as journal:
+            for number, each in BLOCKS.items():
+                journal.append(number, each)
+            if removed:
+                journal.remove()
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted) as caught:
+        run()
+    assert caught.value.images == (0 if removed else 6)
 
 
 def test_a_new_journal_holds_nothing_and_says_of_nothing_that_it_changed(path: Path) -> None:

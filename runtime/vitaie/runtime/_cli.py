@@ -38,6 +38,7 @@ from vitaie.runtime._command import (
     utf8,
 )
 from vitaie.runtime._files import check_output, write_output
+from vitaie.runtime._journal import Interrupted
 from vitaie.runtime._model import check_threads, check_top_k, load
 from vitaie.runtime._verify import verify
 
@@ -284,15 +285,8 @@ def eval_command(
 
     if output is not None:
         check_output(output)
-    done = 0
     try:
         with log_to_stderr(quiet), counting(quiet) as show:
-
-            def progress(now: _evaluate.Progress) -> None:
-                nonlocal done
-                done = now.done
-                show(now)
-
             result = _evaluate.evaluate(
                 bundle,
                 data,
@@ -304,11 +298,15 @@ def eval_command(
                 paired=not unpaired,
                 journal=journal or _evaluate.journal_file(output, bundle, target, data),
                 cache=_evaluate.cache_folder(),
-                progress=progress,
+                progress=show,
                 save=save,
             )
-    except KeyboardInterrupt:
-        hint = f"Run the same command again: it goes on after {done:,} images."
+    except KeyboardInterrupt as error:
+        hint = "Run the same command again."
+        if output is not None and output.exists():
+            hint = f"The record is written: {output}."
+        elif isinstance(error, Interrupted) and error.images:
+            hint = f"Run the same command again: it goes on after {error.images:,} images."
         raise VitaieError("E_INTERRUPTED", "vitaie eval", hint=hint) from None
     shown = _evaluate.output(result, None if output is None else utf8(output))
     if as_json:

@@ -70,6 +70,19 @@ class Contents(NamedTuple):
 _NOTHING = Contents(None, {}, 0, "")
 
 
+class Interrupted(KeyboardInterrupt):
+    """A run was stopped, and ``images`` of it are in its journal: the next run goes on after them.
+
+    The number is read from the file as the next run will read it, since a signal can come at any
+    moment: after a line was written, and before anybody was told.
+    """
+
+    def __init__(self, images: int) -> None:
+        """Say how many images need not be seen again."""
+        super().__init__(f"{images} images are in the journal")
+        self.images = images
+
+
 class Journal:
     """What was done before, and where to what is done now. Made by ``open_journal``.
 
@@ -110,6 +123,14 @@ class Journal:
         if time.monotonic() - self._synced >= SYNC_S:
             self._sync()
 
+    def images(self) -> int:
+        """Return how many images are in the file now; none once it is removed."""
+        try:
+            with open(self.path, "rb") as file:
+                return sum(map(len, read(file, self.path).blocks.values()))
+        except FileNotFoundError:
+            return 0
+
     def remove(self) -> None:
         """Remove the file: what it holds is kept elsewhere by now."""
         with disk_errors(self.path):
@@ -147,11 +168,16 @@ def open_journal(
         InputError: ``E_JOURNAL``, what is there is no journal; it is left as it is.
         StoreError: ``E_JOURNAL_LOCKED``, another run has it.
         DiskError: ``E_DISK``, the file cannot be made or written.
+        Interrupted: In place of a KeyboardInterrupt of the block.
     """
     file = Path(path)
     descriptor = _lock(file)
     try:
-        yield Journal(file, descriptor, identity)
+        journal = Journal(file, descriptor, identity)
+        try:
+            yield journal
+        except KeyboardInterrupt as error:
+            raise Interrupted(journal.images()) from error
     finally:
         os.close(descriptor)
 
