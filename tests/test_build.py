@@ -20,6 +20,7 @@ from vitaie.builder import build
 from vitaie.builder import module as module_of
 from vitaie.builder.build import Options, build_bundle
 from vitaie.manifests.card import load_card
+from vitaie.manifests.digests import sha256
 from vitaie.manifests.errors import (
     BuildError,
     CardError,
@@ -32,6 +33,9 @@ from vitaie.manifests.errors import (
 )
 from vitaie.manifests.manifest import Manifest
 from vitaie.runtime import load, verify
+from vitaie.runtime._bundle import open_bundle
+from vitaie.runtime._environment import processor
+from vitaie.runtime._verify import check_golden_stages, run_goldens
 
 Checkpoint = tuple[Path, Path]
 
@@ -61,6 +65,19 @@ def test_goldens_are_photographs_with_their_credit(small_bundle: Path) -> None:
     goldens = manifest_of(small_bundle).goldens
     assert len(goldens) >= 3
     assert all(golden.credit and golden.width > 100 for golden in goldens)
+
+
+def test_every_targets_own_logits_come_again_to_the_last_bit(small_bundle: Path) -> None:
+    with open_bundle(small_bundle) as bundle:
+        tensors, _ = check_golden_stages(bundle)
+        for target in bundle.manifest.targets:
+            agreement = target.agreement
+            logits = run_goldens(bundle, target, tensors, agreement.threads)
+            digests = tuple(sha256(row.tobytes()) for row in logits)
+            assert digests == agreement.logits_sha256
+            assert (agreement.images, agreement.features) == (len(tensors), processor().features)
+        goldens = tuple(golden.logits_sha256 for golden in bundle.manifest.goldens)
+        assert agreement.logits_sha256 == goldens, "the source model's are the ones that ship"
 
 
 def test_the_next_build_is_the_next_patch(tmp_path: Path, small_checkpoint: Checkpoint) -> None:

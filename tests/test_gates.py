@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
 from vitaie.manifests.errors import InputError
+from vitaie.manifests.fields import Requirement
 from vitaie.manifests.gates import (
     Cells,
     Facts,
@@ -69,6 +71,34 @@ def test_every_metric_can_be_required_and_is_written_as_it_is_read(text: str) ->
 def test_no_number_changes_when_a_gate_is_written_and_read(number: Any) -> None:
     gate = parse_gate(f"fps>={number}")
     assert parse_gate(str(gate)) == gate
+
+
+REQUIREMENT: TypeAdapter[str] = TypeAdapter(Requirement)
+
+
+def is_written_so(text: str) -> bool:
+    try:
+        return str(parse_gate(text)) == text
+    except InputError:
+        return False
+
+
+def may_stand_in_a_manifest(text: str) -> bool:
+    try:
+        REQUIREMENT.validate_python(text)
+    except ValidationError:
+        return False
+    return True
+
+
+@settings(deadline=None, database=None, max_examples=500)
+@given(
+    st.sampled_from([text.rstrip("0123456789.") for text in EXAMPLES] + ["top2>=", "fps<="]),
+    st.from_regex(r"-?[0-9]{1,3}(\.[0-9]{0,7})?", fullmatch=True)
+    | st.sampled_from(["100.0", "100.000001", "99.999999", "0.0", "1.0", "999999999.999999", ""]),
+)
+def test_a_manifest_holds_a_gate_just_as_it_is_written(head: str, number: str) -> None:
+    assert may_stand_in_a_manifest(head + number) == is_written_so(head + number)
 
 
 @pytest.mark.parametrize(

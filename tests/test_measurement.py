@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from vitaie.manifests.contents import AccuracyRecord, PerformanceRecord
 from vitaie.manifests.errors import InputError, VitaieError
 from vitaie.manifests.measurement import (
     AccuracyMeasurement,
@@ -148,6 +149,16 @@ def test_without_a_source_nothing_is_said_of_one() -> None:
     record = accuracy_record(read(document), "x")
     pairs = ("source_top1", "source_top5", "paired", "agreement")
     assert [record[name] for name in pairs] == [None] * 4
+
+
+def test_a_manifest_says_of_a_measurement_what_follows_from_it() -> None:
+    unpaired = accuracy()
+    unpaired["images"]["source"] = None
+    for document in (accuracy(), unpaired):
+        record = accuracy_record(read(document), "measurements/x.json")
+        AccuracyRecord.model_validate_json(json.dumps(record))
+    for document in (performance(), performance(calls=6636), performance(calls=3)):
+        PerformanceRecord.model_validate_json(json.dumps(judged(document)))
 
 
 def test_fps_is_images_over_wall_time_and_not_over_the_calls() -> None:

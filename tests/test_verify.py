@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.support.bundles import Document, copy_bundle, document, put, reseal
+from tests.support.manifests import measured_fields
 from vitaie import runtime
 from vitaie.manifests.digests import sha256
 from vitaie.manifests.errors import VitaieError
@@ -149,26 +150,22 @@ def test_a_wrong_argument_is_refused(
 
 
 def test_measurements_are_listed_as_unchecked(bundle: Path) -> None:
+    evidence = "measurements/performance-0123456789ab.json"
     (bundle / "measurements").mkdir()
-    (bundle / "measurements" / "latencies.csv").write_bytes(b"1\n")
+    (bundle / evidence).write_bytes(b"{}\n")
 
     def add(whole: Document) -> None:
-        row = {"path": "measurements/latencies.csv", "role": "measurement", "size": 2}
-        whole["artifacts"].append({**row, "sha256": sha256(b"1\n"), "chunks": []})
-        record: Document = {
-            "target_digest": whole["targets"][0]["target_digest"],
-            "boundary": "host",
-            "scenario": "offline",
-            "batch_size": 1,
-            "verdict": "VALID",
-            "reasons": [],
-            "fps": 10.0,
-            "latencies": "measurements/latencies.csv",
-        }
-        whole["performance"].append(record)
+        row = {"path": evidence, "role": "measurement", "size": 3}
+        whole["artifacts"].append({**row, "sha256": sha256(b"{}\n"), "chunks": []})
+        digest = whole["targets"][0]["target_digest"]
+        record = {**measured_fields()["performance"][0], "target_digest": digest}
+        whole["performance"].append({**record, "latencies": evidence})
+        gate = {"require": "fps>=1.0", "target_digest": digest, "verdict": "pass", "reason": ""}
+        whole["gates"].append(gate)
 
     reseal(bundle, add)
-    assert statuses(runtime.verify(bundle, target="cpu"))["performance[0]"] == "not checked"
+    found = statuses(runtime.verify(bundle, target="cpu"))
+    assert found["performance[0]"] == found["gates[0]"] == "not checked"
 
 
 # Claims that are false although every digest is right
@@ -392,7 +389,7 @@ def test_a_digest_of_the_whole_that_is_not_the_chunks_is_refused_by_verify(bundl
 def test_a_tolerance_that_proves_nothing_is_false(bundle: Path) -> None:
     def loosen(whole: Document) -> None:
         for target in whole["targets"]:
-            target["tolerance"] = 1.0
+            target["tolerance"]["max_rel_diff"] = 1.0
 
     reseal(bundle, loosen)
     assert statuses(runtime.verify(bundle, target="cpu"))[ONNX] == "false"
@@ -401,7 +398,7 @@ def test_a_tolerance_that_proves_nothing_is_false(bundle: Path) -> None:
 def test_an_agreement_on_images_that_are_not_there_is_false(bundle: Path) -> None:
     def boast(whole: Document) -> None:
         for target in whole["targets"]:
-            target["agreement"]["images"] = 1_000_000
+            target["agreement"].update(images=1_000, logits_sha256=["0" * 64] * 1_000)
 
     reseal(bundle, boast)
     assert statuses(runtime.verify(bundle, target="cpu"))[ONNX] == "false"

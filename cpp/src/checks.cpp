@@ -1,12 +1,10 @@
 #include "checks.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <initializer_list>
 #include <map>
 #include <set>
 #include <string_view>
-#include <tuple>
 #include <utility>
 
 #include "digest.hpp"
@@ -140,6 +138,14 @@ class Checks {
             check(element("performance", index) + ".latencies",
                   manifest_.performance[index].latencies, {"measurement"});
         }
+        for (std::size_t index = 0; index < manifest_.levels.size(); ++index) {
+            const LevelRecord& level = manifest_.levels[index];
+            const std::string field = element("levels", index);
+            check(field + ".latencies", level.latencies, {"measurement"});
+            if (level.predictions) {
+                check(field + ".predictions", *level.predictions, {"measurement"});
+            }
+        }
     }
 
     void check_targets() const {
@@ -163,6 +169,13 @@ class Checks {
             if (agreement.top1_equal > agreement.images) {
                 throw value_error(field + ".agreement.top1_equal", at_most(agreement.images))
                     .got(agreement.top1_equal);
+            }
+            const auto digests = static_cast<std::int64_t>(agreement.logits_sha256.size());
+            if (digests != agreement.images) {
+                throw value_error(field + ".agreement.logits_sha256",
+                                  std::to_string(agreement.images) +
+                                      " digests, one for each golden")
+                    .got(digests);
             }
         }
         for (const std::string_view backend : {"onnxruntime", "torchscript"}) {
@@ -267,31 +280,6 @@ class Checks {
                     {batch_dimension, model.classes});
     }
 
-    void check_accuracy(const std::string& preprocess_digest) const {
-        for (std::size_t index = 0; index < manifest_.accuracy.size(); ++index) {
-            const AccuracyRecord& record = manifest_.accuracy[index];
-            const std::string field = element("accuracy", index);
-            check_target_digest(field, record.target_digest);
-            if (record.preprocess_digest != preprocess_digest) {
-                throw binding_error(field + ".preprocess_digest", record.preprocess_digest);
-            }
-            check_rates(field, record);
-            check_paired(field + ".paired", record);
-        }
-    }
-
-    void check_performance() const {
-        for (std::size_t index = 0; index < manifest_.performance.size(); ++index) {
-            const PerformanceRecord& record = manifest_.performance[index];
-            const std::string field = element("performance", index);
-            check_target_digest(field, record.target_digest);
-            if ((record.verdict == "INVALID") == record.reasons.empty()) {
-                throw value_error(field + ".reasons", "reasons when INVALID, none when VALID")
-                    .got(std::to_string(record.reasons.size()));
-            }
-        }
-    }
-
   private:
     [[nodiscard]] Error error(Code code, const std::string& field) const {
         return Error(code, where_).field(field);
@@ -303,12 +291,6 @@ class Checks {
 
     [[nodiscard]] Error weight_error(std::size_t index, const char* member) const {
         return error(Code::E_MANIFEST_WEIGHTS, element("weights", index) + member);
-    }
-
-    [[nodiscard]] Error binding_error(const std::string& field, const std::string& digest) const {
-        return error(Code::E_MANIFEST_REFERENCE, field)
-            .expected("a digest of this bundle")
-            .got(digest);
     }
 
     void check_place(const Artifact& artifact, const std::string& field) const {
@@ -355,63 +337,6 @@ class Checks {
         }
     }
 
-    void check_target_digest(const std::string& field, const std::string& digest) const {
-        const auto is_meant = [&](const Target& target) { return target.target_digest == digest; };
-        if (std::none_of(manifest_.targets.begin(), manifest_.targets.end(), is_meant)) {
-            throw binding_error(field + ".target_digest", digest);
-        }
-    }
-
-    void check_rates(const std::string& field, const AccuracyRecord& record) const {
-        const std::int64_t images = record.dataset.images;
-        check_rate(field + ".top1", record.top1, images);
-        check_rate(field + ".top5", record.top5, images);
-        check_rate(field + ".source_top1", record.source_top1, images);
-        check_rate(field + ".source_top5", record.source_top5, images);
-        check_order(field + ".top5", record.top5, record.top1);
-        check_order(field + ".source_top5", record.source_top5, record.source_top1);
-    }
-
-    void check_rate(const std::string& field, const Rate& rate, std::int64_t images) const {
-        static constexpr double tolerance = 1e-9;
-        if (rate.count > images) {
-            throw value_error(field + ".count", at_most(images)).got(rate.count);
-        }
-        const double percent = static_cast<double>(100 * rate.count) / static_cast<double>(images);
-        if (std::abs(rate.percent - percent) > tolerance) {
-            throw value_error(field + ".percent", std::to_string(percent))
-                .got(std::to_string(rate.percent));
-        }
-        if (!(rate.wilson95.low <= rate.percent && rate.percent <= rate.wilson95.high)) {
-            throw value_error(field + ".wilson95",
-                              "an interval around " + std::to_string(rate.percent));
-        }
-    }
-
-    void check_order(const std::string& field, const Rate& top5, const Rate& top1) const {
-        if (top5.count < top1.count) {
-            throw value_error(field + ".count", "at least top1's " + std::to_string(top1.count))
-                .got(top5.count);
-        }
-    }
-
-    void check_paired(const std::string& field, const AccuracyRecord& record) const {
-        const Paired& paired = record.paired;
-        for (const auto& [name, actual, expected] :
-             {std::tuple("both and target_only", paired.both + paired.target_only,
-                         record.top1.count),
-              std::tuple("both and source_only", paired.both + paired.source_only,
-                         record.source_top1.count),
-              std::tuple("all four",
-                         paired.both + paired.target_only + paired.source_only + paired.neither,
-                         record.dataset.images)}) {
-            if (actual != expected) {
-                throw value_error(field, std::to_string(expected) + " as the sum of " + name)
-                    .got(actual);
-            }
-        }
-    }
-
     const Manifest& manifest_;
     const std::string& where_;
 };
@@ -426,13 +351,6 @@ void check_structure(const Manifest& manifest, const std::string& where) {
     checks.check_goldens();
     checks.check_weights();
     checks.check_model();
-}
-
-void check_records(const Manifest& manifest, const std::string& preprocess_digest,
-                   const std::string& where) {
-    const Checks checks(manifest, where);
-    checks.check_accuracy(preprocess_digest);
-    checks.check_performance();
 }
 
 }  // namespace vitaie::detail

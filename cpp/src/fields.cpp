@@ -287,9 +287,18 @@ double Field::deviation() const {
                       "0.000001 to 1000");
 }
 
-double Field::tolerance() const {
+double Field::bound() const {
     return real_where([](double number) { return number > 0 && number <= 1; },
                       "more than 0, at most 1");
+}
+
+double Field::share() const {
+    return real_where([](double number) { return number >= 0 && number <= 1; }, "0 to 1");
+}
+
+bool Field::boolean() const {
+    const auto* value = as<bool>("a boolean");
+    return value != nullptr && *value;
 }
 
 Field Members::operator[](std::string_view key) {

@@ -96,7 +96,10 @@ class Field {
     [[nodiscard]] double mean() const;
     [[nodiscard]] double deviation() const;
     /// A real above 0 and at most 1.
-    [[nodiscard]] double tolerance() const;
+    [[nodiscard]] double bound() const;
+    /// A real from 0 to 1.
+    [[nodiscard]] double share() const;
+    [[nodiscard]] bool boolean() const;
 
     [[nodiscard]] const json::Value* value() const { return value_; }
     void refuse(Code code, std::string_view expected) const;
@@ -113,6 +116,13 @@ class Field {
                 read(key, Field(&value, json::Place(place_, key), faults_));
             }
         }
+    }
+
+    /// Returns `read(field)`, or nothing for null.
+    template <class Read>
+    auto unless_null(Read read) const {
+        const bool is_null = value_ != nullptr && value_->as<std::nullptr_t>() != nullptr;
+        return is_null ? std::nullopt : std::optional(read(*this));
     }
 
     /// Returns `read(field)` of each element of an array of `least` to `most` elements.

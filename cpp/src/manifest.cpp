@@ -146,6 +146,19 @@ Weight read_weight(const Field& field) {
     return weight;
 }
 
+double read_bound(const Field& field) {
+    return field.bound();
+}
+
+Tolerance read_tolerance(const Field& field) {
+    Tolerance tolerance;
+    field.object([&](Members& members) {
+        tolerance.max_rel_diff = members["max_rel_diff"].bound();
+        tolerance.cosine = members["cosine"].unless_null(read_bound);
+    });
+    return tolerance;
+}
+
 Agreement read_agreement(const Field& field) {
     Agreement agreement;
     field.object([&](Members& members) {
@@ -153,6 +166,11 @@ Agreement read_agreement(const Field& field) {
         agreement.max_abs_diff = members["max_abs_diff"].measure();
         agreement.max_rel_diff = members["max_rel_diff"].measure();
         agreement.top1_equal = members["top1_equal"].count();
+        agreement.logits_sha256 = members["logits_sha256"].elements(read_sha256);
+        agreement.threads = members["threads"].positive();
+        agreement.processor = members["processor"].text();
+        agreement.features = members["features"].elements(read_text);
+        agreement.packages = read_texts(members["packages"]);
     });
     return agreement;
 }
@@ -193,7 +211,7 @@ Target read_target(const Field& field) {
         target.options = read_options(members["options"]);
         target.toolchain = read_texts(members["toolchain"]);
         target.operators_outside = members["operators_outside"].elements(read_text);
-        target.tolerance = members["tolerance"].tolerance();
+        target.tolerance = read_tolerance(members["tolerance"]);
         target.agreement = read_agreement(members["agreement"]);
         target.target_digest = members["target_digest"].sha256();
     });
@@ -220,88 +238,12 @@ Golden read_golden(const Field& field) {
     return golden;
 }
 
-Interval read_interval(const Field& field) {
-    Interval interval;
-    field.object([&](Members& members) {
-        interval.low = members["low"].percent();
-        interval.high = members["high"].percent();
-    });
-    return interval;
-}
-
-Rate read_rate(const Field& field) {
-    Rate rate;
-    field.object([&](Members& members) {
-        rate.count = members["count"].count();
-        rate.percent = members["percent"].percent();
-        rate.wilson95 = read_interval(members["wilson95"]);
-    });
-    return rate;
-}
-
-Dataset read_dataset(const Field& field) {
-    Dataset dataset;
-    field.object([&](Members& members) {
-        dataset.name = members["name"].text();
-        dataset.digest = members["digest"].sha256();
-        dataset.images = members["images"].positive();
-    });
-    return dataset;
-}
-
-Paired read_paired(const Field& field) {
-    Paired paired;
-    field.object([&](Members& members) {
-        paired.both = members["both"].count();
-        paired.target_only = members["target_only"].count();
-        paired.source_only = members["source_only"].count();
-        paired.neither = members["neither"].count();
-    });
-    return paired;
-}
-
-AccuracyRecord read_accuracy(const Field& field) {
-    AccuracyRecord record;
-    field.object([&](Members& members) {
-        record.target_digest = members["target_digest"].sha256();
-        record.preprocess_digest = members["preprocess_digest"].sha256();
-        record.dataset = read_dataset(members["dataset"]);
-        record.top1 = read_rate(members["top1"]);
-        record.top5 = read_rate(members["top5"]);
-        record.source_top1 = read_rate(members["source_top1"]);
-        record.source_top5 = read_rate(members["source_top5"]);
-        record.paired = read_paired(members["paired"]);
-        record.predictions = members["predictions"].path();
-    });
-    return record;
-}
-
-PerformanceRecord read_performance(const Field& field) {
-    PerformanceRecord record;
-    field.object([&](Members& members) {
-        record.target_digest = members["target_digest"].sha256();
-        record.boundary = members["boundary"].word({"device", "host", "end_to_end"});
-        record.scenario = members["scenario"].word({"single_stream", "offline"});
-        record.batch_size = members["batch_size"].positive();
-        record.verdict = members["verdict"].word({"VALID", "INVALID"});
-        record.reasons = members["reasons"].elements(read_text);
-        record.fps = members["fps"].positive_real();
-        record.latencies = members["latencies"].path();
-    });
-    return record;
-}
-
-std::optional<double> read_percent_or_null(const Field& field) {
-    const bool is_null = field.value() != nullptr && field.value()->as<std::nullptr_t>() != nullptr;
-    return is_null ? std::nullopt : std::optional<double>(field.percent());
-}
-
 PublishedAccuracy read_published_accuracy(const Field& field) {
     PublishedAccuracy figure;
     field.object([&](Members& members) {
         figure.source = members["source"].text();
         figure.top1 = members["top1"].percent();
-        figure.top5 = read_percent_or_null(members["top5"]);
+        figure.top5 = members["top5"].unless_null([](const Field& top5) { return top5.percent(); });
     });
     return figure;
 }
@@ -360,6 +302,8 @@ Manifest read_manifest(const Field& field) {
         manifest.goldens = members["goldens"].elements(read_golden, 1);
         manifest.accuracy = members["accuracy"].elements(read_accuracy);
         manifest.performance = members["performance"].elements(read_performance);
+        manifest.gates = members["gates"].elements(read_gate);
+        manifest.levels = members["levels"].elements(read_level);
         manifest.expected = read_expected(members["expected"]);
         manifest.toolchain = read_toolchain(members["toolchain"]);
     });
@@ -448,8 +392,9 @@ std::string target_digest(const json::Object& target, const Manifest& manifest) 
 
 /// Returns the digest of what a bundle is, whenever, wherever and however well it was measured.
 std::string content_digest(const json::Object& document) {
-    json::Object content = without(
-        document, {"version", "manifest_digest", "content_digest", "accuracy", "performance"});
+    json::Object content =
+        without(document, {"version", "manifest_digest", "content_digest", "accuracy",
+                           "performance", "gates", "levels"});
     for (auto& [key, value] : content) {
         if (key == "toolchain") {
             value.data = without(*value.as<json::Object>(), {"created", "machine"});
@@ -470,6 +415,33 @@ std::string content_digest(const json::Object& document) {
     return sha256(canonical({std::move(content)}));
 }
 
+/// Sees that each level's target is the chosen one in all but its level.
+void check_level_digests(const json::Array& targets, const Manifest& manifest,
+                         const std::string& where) {
+    const auto chosen = std::find_if(manifest.levels.begin(), manifest.levels.end(),
+                                     [](const LevelRecord& level) { return level.chosen; });
+    if (chosen == manifest.levels.end()) {
+        return;  // there is no table
+    }
+    const auto ships = std::find_if(
+        manifest.targets.begin(), manifest.targets.end(),
+        [&](const Target& target) { return target.target_digest == chosen->target_digest; });
+    const auto place = static_cast<std::size_t>(ships - manifest.targets.begin());
+    json::Object target = without(*targets[place].as<json::Object>(), {"optim_level"});
+    target.push_back({"optim_level", {std::int64_t{0}}});
+    for (std::size_t index = 0; index < manifest.levels.size(); ++index) {
+        const LevelRecord& level = manifest.levels[index];
+        target.back().value = {level.optim_level};
+        const std::string actual = target_digest(target, manifest);
+        if (actual != level.target_digest) {
+            throw Error(Code::E_MANIFEST_TARGET_DIGEST, where)
+                .field("levels[" + std::to_string(index) + "].target_digest")
+                .expected(actual)
+                .got(level.target_digest);
+        }
+    }
+}
+
 void check_digests(const json::Object& document, const Manifest& manifest,
                    const std::string& where) {
     const auto& targets = *member(document, "targets").as<json::Array>();
@@ -483,6 +455,7 @@ void check_digests(const json::Object& document, const Manifest& manifest,
                 .got(claimed);
         }
     }
+    check_level_digests(targets, manifest, where);
     const std::string actual = content_digest(document);
     if (actual != manifest.content_digest) {
         throw Error(Code::E_MANIFEST_CONTENT_DIGEST, where)

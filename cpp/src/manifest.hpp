@@ -17,6 +17,8 @@
 #include <variant>
 #include <vector>
 
+#include "records.hpp"
+
 namespace vitaie::detail {
 
 inline constexpr std::string_view format_name = "vitaie-bundle";
@@ -103,12 +105,30 @@ struct Weight {
     std::int64_t length = 0;
 };
 
+/// What a target's logits may differ from the source model's on another processor.
+///
+/// `max_rel_diff` is the largest difference, relative to the largest logit; `cosine` the least
+/// cosine of the two, for reduced precision.
+struct Tolerance {
+    double max_rel_diff = 0;
+    std::optional<double> cosine;
+};
+
 /// How a target's logits on the goldens differ from the source model's, when it was built.
+///
+/// `logits_sha256` are of its own, float32 [classes] little-endian, one for each golden in order.
+/// The same target, `packages` and `threads` on a processor of the same `features` give them again
+/// to the last bit.
 struct Agreement {
     std::int64_t images = 0;
     double max_abs_diff = 0;
     double max_rel_diff = 0;
     std::int64_t top1_equal = 0;
+    std::vector<std::string> logits_sha256;
+    std::int64_t threads = 0;
+    std::string processor;
+    std::vector<std::string> features;
+    std::map<std::string, std::string> packages;
 };
 
 using Option = std::variant<bool, std::int64_t, std::string>;
@@ -125,7 +145,7 @@ struct Target {
     std::map<std::string, Option> options;
     std::map<std::string, std::string> toolchain;
     std::vector<std::string> operators_outside;
-    double tolerance = 0;
+    Tolerance tolerance;
     Agreement agreement;
     std::string target_digest;
 };
@@ -149,59 +169,6 @@ struct Golden {
     std::int64_t top2 = 0;
     double margin = 0;
     std::string credit;
-};
-
-/// A 95% Wilson score interval, in percent.
-struct Interval {
-    double low = 0;
-    double high = 0;
-};
-
-/// A count and what it is of all images, in percent, with its interval.
-struct Rate {
-    std::int64_t count = 0;
-    double percent = 0;
-    Interval wilson95;
-};
-
-/// Which images: the digest is over the sorted list of (path, size, sha256, label).
-struct Dataset {
-    std::string name;
-    std::string digest;
-    std::int64_t images = 0;
-};
-
-/// Target and source model on the same images: right by both, by one only, by neither.
-struct Paired {
-    std::int64_t both = 0;
-    std::int64_t target_only = 0;
-    std::int64_t source_only = 0;
-    std::int64_t neither = 0;
-};
-
-/// One measurement of accuracy, bound to the target it was taken on.
-struct AccuracyRecord {
-    std::string target_digest;
-    std::string preprocess_digest;
-    Dataset dataset;
-    Rate top1;
-    Rate top5;
-    Rate source_top1;
-    Rate source_top5;
-    Paired paired;
-    std::string predictions;
-};
-
-/// One measurement of speed, bound to the target it was taken on.
-struct PerformanceRecord {
-    std::string target_digest;
-    std::string boundary;
-    std::string scenario;
-    std::int64_t batch_size = 0;
-    std::string verdict;
-    std::vector<std::string> reasons;
-    double fps = 0;
-    std::string latencies;
 };
 
 /// A published figure for this variant and preprocessing. Never a measured one.
@@ -254,6 +221,8 @@ struct Manifest {
     std::vector<Golden> goldens;
     std::vector<AccuracyRecord> accuracy;
     std::vector<PerformanceRecord> performance;
+    std::vector<GateRecord> gates;
+    std::vector<LevelRecord> levels;
     Expected expected;
     Toolchain toolchain;
 

@@ -215,7 +215,7 @@ void check_target(const Bundle& bundle, const Target& target, const std::vector<
         const Logits got = run(*engine, tensors.data() + index * size, 1, manifest);
         const Logits expected = golden_logits(bundle, golden);
         worst = std::max(worst, relative_difference(got, expected));
-        const double allowed = target.tolerance * largest_absolute(expected);
+        const double allowed = target.tolerance.max_rel_diff * largest_absolute(expected);
         const bool is_other = static_cast<std::int64_t>(first_largest(got)) != golden.top1;
         flipped += is_other && golden.margin > 2 * allowed ? 1 : 0;
         names.push_back(check_names(numbered(index) + " top-5 in " + target.id, got, expected,
@@ -223,13 +223,13 @@ void check_target(const Bundle& bundle, const Target& target, const std::vector<
     }
     const Agreement& agreement = target.agreement;
     const auto goldens = static_cast<std::int64_t>(manifest.goldens.size());
-    const bool is_true = worst <= target.tolerance && target.tolerance <= max_tolerance &&
-                         flipped == 0 && agreement.images == goldens &&
-                         goldens >= agreement.top1_equal &&
-                         agreement.max_rel_diff <= target.tolerance;
+    const double tolerance = target.tolerance.max_rel_diff;
+    const bool is_true = worst <= tolerance && tolerance <= max_tolerance && flipped == 0 &&
+                         agreement.images == goldens && goldens >= agreement.top1_equal &&
+                         agreement.max_rel_diff <= tolerance;
     claims.push_back({"goldens in " + target.id, is_true ? Status::is_true : Status::is_false,
                       "largest difference " + exponent("%.1e", worst) + " of the largest logit, " +
-                          exponent("%.0e", target.tolerance) + " allowed"});
+                          exponent("%.0e", tolerance) + " allowed"});
     claims.insert(claims.end(), names.begin(), names.end());
 }
 
@@ -307,6 +307,8 @@ std::vector<Claim> verify(const Bundle& bundle, const std::string& target, std::
     };
     append_records("accuracy", manifest.accuracy.size());
     append_records("performance", manifest.performance.size());
+    append_records("gates", manifest.gates.size());
+    append_records("levels", manifest.levels.size());
     const bool has_figures = !manifest.expected.accuracy.empty() || !manifest.expected.speed.empty();
     for (const auto& [claim, reason] : unseen) {
         if (has_figures || claim != published) {
@@ -368,7 +370,7 @@ Comparison compare(const Bundle& bundle, const std::string& target, std::int64_t
     }
     const std::vector<Logits> got = run_all(*engine, tensors, count, batch_size, manifest);
     Comparison result = {chosen.id, batch_size, static_cast<std::int64_t>(count), 0,
-                         chosen.tolerance, 0};
+                         chosen.tolerance.max_rel_diff, 0};
     for (std::size_t index = 0; index < count; ++index) {
         result.difference =
             std::max(result.difference, relative_difference(got[index], expected[index]));
@@ -376,7 +378,7 @@ Comparison compare(const Bundle& bundle, const std::string& target, std::int64_t
         const std::size_t here = first_largest(got[index]);
         const double margin =
             static_cast<double>(expected[index][first]) - expected[index][here];
-        const double allowed = chosen.tolerance * largest_absolute(expected[index]);
+        const double allowed = chosen.tolerance.max_rel_diff * largest_absolute(expected[index]);
         result.flipped += margin > 2 * allowed ? 1 : 0;
     }
     return result;

@@ -33,38 +33,75 @@ def manifest(**fields: Any) -> Manifest:
 
 
 def measured_fields() -> dict[str, Any]:
-    """Return the fields of ``manifest_fields`` with one record of accuracy and one of speed."""
+    """Return the fields of ``manifest_fields`` with a record of each kind, gates and levels."""
     plain = manifest()
     fields = manifest_fields()
+    evidence = {
+        kind: f"measurements/{kind}-{_digest(kind)[:12]}.json"
+        for kind in ("accuracy", "performance", "slower")
+    }
     fields["artifacts"] += [
-        _artifact("measurements/accuracy-1/predictions.csv", "measurement", 512),
-        _artifact("measurements/speed-1/latencies.csv", "measurement", 1024),
+        _artifact(path, "measurement", size) for path, size in zip(evidence.values(), (512, 64, 32))
     ]
-    target_digest = plain.targets[0].target_digest
+    target, files = plain.targets[0], {row["path"]: row["sha256"] for row in fields["artifacts"]}
+    basic = target.model_copy(update={"optim_level": 1}).digest(files)
+    taken = {"processor": "a processor", "created": "2026-01-02T03:04:06Z"}
     fields["accuracy"] = [
         {
-            "target_digest": target_digest,
+            "target_digest": target.target_digest,
             "preprocess_digest": digests.sha256(digests.canonical(fields["preprocess"])),
-            "dataset": {"name": "digits", "digest": _digest("dataset"), "images": 360},
+            "dataset": {
+                "name": "digits",
+                "digest": _digest("dataset"),
+                "images": 360,
+                "missing": 1,
+            },
+            "batch_size": 8,
+            "threads": 2,
             "top1": _rate(351, 95.35, 98.54),
             "top5": _rate(360, 98.94, 100.0),
             "source_top1": _rate(350, 95.02, 98.33),
             "source_top5": _rate(360, 98.94, 100.0),
             "paired": {"both": 349, "target_only": 2, "source_only": 1, "neither": 8},
-            "predictions": "measurements/accuracy-1/predictions.csv",
+            "agreement": 355,
+            **taken,
+            "predictions": evidence["accuracy"],
         }
     ]
     fields["performance"] = [
         {
-            "target_digest": target_digest,
+            "target_digest": target.target_digest,
             "boundary": "host",
             "scenario": "single_stream",
+            "protocol": "quick",
             "batch_size": 1,
+            "threads": 2,
+            "inputs": "photographs",
+            **taken,
             "verdict": "VALID",
             "reasons": [],
             "fps": 123.5,
-            "latencies": "measurements/speed-1/latencies.csv",
+            "latency_ms": {"p50": 8.1, "p90": 8.3, "p95": 8.5, "p99": 9.75},
+            "variation": 0.02,
+            "placement": 1.0,
+            "peak_mib": 87.5,
+            "latencies": evidence["performance"],
         }
+    ]
+    fields["gates"] = [
+        _gate("top1>=97.0", target.target_digest, "97.5% of 360"),
+        _gate("fps>=100.0", target.target_digest, "123.5 images a second"),
+    ]
+    fields["levels"] = [
+        _level(1, basic, 100.5, evidence["slower"], predictions=None, chosen=False),
+        _level(
+            2,
+            target.target_digest,
+            123.5,
+            evidence["performance"],
+            predictions=evidence["accuracy"],
+            chosen=True,
+        ),
     ]
     return fields
 
@@ -142,20 +179,39 @@ def seal(document: Mapping[str, Any], *, keep: str = "", **dump_options: Any) ->
 def _seal_targets(document: dict[str, Any]) -> None:
     """Put the right digests into targets, and into the records that name them."""
     files = {row["path"]: row["sha256"] for row in document["artifacts"]}
-    named = ("backend", "device", "precision", "optim_level", "batch_sizes", "options")
+    gates = [gate for level in document["levels"] for gate in level["gates"]]
+    rows = [document["accuracy"], document["performance"], document["gates"], gates]
+    records = [record for row in rows for record in row]
     for target in document["targets"]:
-        covered = {name: target[name] for name in named}
-        covered["files"] = sorted([path, files.get(path)] for path in target["files"])
-        right = digests.sha256(digests.canonical(covered))
-        for record in [*document["accuracy"], *document["performance"]]:
-            if record["target_digest"] == target["target_digest"]:
-                record["target_digest"] = right
+        claimed, right = target["target_digest"], _target_digest(target, files)
+        levels = document["levels"]
+        if claimed in [level["target_digest"] for level in levels if level["chosen"]]:
+            for level in levels:
+                changed = {**target, "optim_level": level["optim_level"]}
+                level_right = _target_digest(changed, files)
+                _rename([level, *level["gates"]], level["target_digest"], level_right)
+        _rename(records, claimed, right)
         target["target_digest"] = right
+
+
+def _target_digest(target: Mapping[str, Any], files: Mapping[str, str]) -> str:
+    named = ("backend", "device", "precision", "optim_level", "batch_sizes", "options")
+    covered = {name: target[name] for name in named}
+    covered["files"] = sorted([path, files.get(path)] for path in target["files"])
+    return digests.sha256(digests.canonical(covered))
+
+
+def _rename(records: list[dict[str, Any]], claimed: str, right: str) -> None:
+    for record in records:
+        if record["target_digest"] == claimed:
+            record["target_digest"] = right
 
 
 def _content(document: Mapping[str, Any]) -> dict[str, Any]:
     content = copy.deepcopy(dict(document))
     for name in ("version", "manifest_digest", "content_digest", "accuracy", "performance"):
+        content.pop(name)
+    for name in ("gates", "levels"):
         content.pop(name)
     for name in ("created", "machine"):
         content["toolchain"].pop(name)
@@ -184,6 +240,39 @@ def _artifact(path: str, role: str, size: int) -> dict[str, Any]:
     }
 
 
+def _gate(require: str, target_digest: str, reason: str) -> dict[str, Any]:
+    return {
+        "require": require,
+        "target_digest": target_digest,
+        "verdict": "pass",
+        "reason": reason,
+    }
+
+
+def _level(
+    optim_level: int,
+    target_digest: str,
+    fps: float,
+    latencies: str,
+    *,
+    predictions: str | None,
+    chosen: bool,
+) -> dict[str, Any]:
+    return {
+        "optim_level": optim_level,
+        "target_digest": target_digest,
+        "boundary": "host",
+        "scenario": "single_stream",
+        "batch_size": 1,
+        "fps": fps,
+        "verdict": "VALID",
+        "gates": [_gate("fps>=100.0", target_digest, f"{fps} images a second")],
+        "latencies": latencies,
+        "predictions": predictions,
+        "chosen": chosen,
+    }
+
+
 def _target(name: str, backend: str, files: list[str], options: dict[str, Any]) -> dict[str, Any]:
     return {
         "id": name,
@@ -196,12 +285,17 @@ def _target(name: str, backend: str, files: list[str], options: dict[str, Any]) 
         "options": options,
         "toolchain": {backend: "1.2.3"},
         "operators_outside": [],
-        "tolerance": 0.0001,
+        "tolerance": {"max_rel_diff": 0.0001, "cosine": None},
         "agreement": {
             "images": 1,
             "max_abs_diff": 1.9073486328125e-06,
             "max_rel_diff": 3.1e-07,
             "top1_equal": 1,
+            "logits_sha256": [_digest(f"{name} logits")],
+            "threads": 2,
+            "processor": "a processor",
+            "features": ["avx2", "fma"],
+            "packages": {backend: "1.2.3"},
         },
         "target_digest": "0" * 64,
     }
@@ -294,6 +388,8 @@ _FIELDS: dict[str, Any] = {
     ],
     "accuracy": [],
     "performance": [],
+    "gates": [],
+    "levels": [],
     "expected": {
         "accuracy": [{"source": "a table", "top1": 97.5, "top5": None}],
         "speed": [{"source": "a table", "device": "a chip", "batch_size": 1, "fps": 342.34}],

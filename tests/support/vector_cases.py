@@ -14,6 +14,7 @@ from tests.support.manifests import drop, put, seal, whole_document
 from vitaie.manifests import digests
 
 _MIB = 2**20
+_ARTIFACTS = len(whole_document()["artifacts"])
 
 
 class Vector(NamedTuple):
@@ -58,7 +59,8 @@ def _bound(document: dict[str, Any]) -> dict[str, Any]:
 
 def _right() -> Iterator[Vector]:
     yield Vector("measured", seal(whole_document()))
-    bare: dict[str, Any] = {**whole_document(), "accuracy": [], "performance": []}
+    bare = whole_document()
+    bare.update(accuracy=[], performance=[], gates=[], levels=[])
     bare["artifacts"] = bare["artifacts"][:6]
     yield Vector("unmeasured", seal(bare))
     yield Vector("compact-keys-sorted", seal(bare, indent=None, sort_keys=True))
@@ -325,7 +327,7 @@ def _with_artifact(path: str, document: dict[str, Any] | None = None) -> dict[st
 
 
 def _paths() -> Iterator[Vector]:
-    field = f"artifacts[{len(whole_document()['artifacts'])}].path"
+    field = f"artifacts[{_ARTIFACTS}].path"
     for name, path in (
         ("empty", ""), ("dot", "."), ("dot-dot", ".."), ("parent", "targets/../../secret"),
         ("absolute", "/etc/passwd"), ("double-slash", "targets//a"), ("slash-at-end", "targets/a/"),
@@ -360,8 +362,8 @@ def _structure() -> Iterator[Vector]:
         return Vector(name, _changed(path, value), f"E_MANIFEST_{code}", field or path)
 
     yield of("VALUE", "role-in-the-wrong-place", "artifacts[2].role", "target", "artifacts[2].path")
-    outside = seal(_with_artifact("extra/a"))
-    yield Vector("target-file-outside", outside, "E_MANIFEST_VALUE", "artifacts[8].path")
+    outside, field = seal(_with_artifact("extra/a")), f"artifacts[{_ARTIFACTS}].path"
+    yield Vector("target-file-outside", outside, "E_MANIFEST_VALUE", field)
     labels = seal(drop(whole_document(), "artifacts[2]"))
     yield Vector("labels-missing", labels, "E_MANIFEST_REFERENCE", "artifacts")
     field = "artifacts[0].chunks"
@@ -487,8 +489,133 @@ def _ranges() -> Iterator[Vector]:
         yield Vector(name, of(field, value), "E_MANIFEST_VALUE", f"preprocess.{field}")
 
 
+def _measured() -> Iterator[Vector]:
+    def of(code: str, name: str, path: str, value: Any, field: str = "") -> Vector:
+        return Vector(name, _changed(path, value), f"E_MANIFEST_{code}", field or path)
+
+    document = whole_document()
+    of_source = ("source_top1", "source_top5", "paired", "agreement")
+    document["accuracy"][0].update(dict.fromkeys(of_source))
+    yield Vector("unpaired", seal(document))
+    for name in of_source:
+        data = _changed(f"accuracy[0].{name}", None)
+        yield Vector(f"paired-without-{name.replace('_', '-')}", data, "E_MANIFEST_VALUE",
+                     "accuracy[0].paired")  # fmt: skip
+    document["accuracy"][0]["agreement"] = 355
+    yield Vector("agreement-of-an-unpaired", seal(document), "E_MANIFEST_VALUE",
+                 "accuracy[0].paired")  # fmt: skip
+    yield Vector("agreement-at-its-limits", _changed("accuracy[0].agreement", 349))
+    yield of("VALUE", "agreement-below-both", "accuracy[0].agreement", 348)
+    yield of("VALUE", "agreement-above-both-and-neither", "accuracy[0].agreement", 358)
+    yield of("VALUE", "missing-negative", "accuracy[0].dataset.missing", -1)
+    yield of("VALUE", "measured-in-month-13", "accuracy[0].created", "2026-13-02T03:04:05Z")
+
+    speed = "performance[0]"
+    times = {"p50": 1, "p90": 1, "p95": 2.5, "p99": 3, "p99.9": 3}
+    yield Vector("all-percentiles", _changed(f"{speed}.latency_ms", times))
+    yield Vector("one-percentile", _changed(f"{speed}.latency_ms", {"p50": 1e-9}))
+    yield Vector("placement-unknown", _changed(f"{speed}.placement", None))
+    for name, latencies in (
+        ("none", {}), ("unknown", {"p50": 1, "p98": 2}), ("without-p50", {"p90": 1}),
+        ("with-a-gap", {"p50": 1, "p95": 1}), ("falling", {"p50": 2, "p90": 1}),
+    ):  # fmt: skip
+        yield of("VALUE", f"percentiles-{name}", f"{speed}.latency_ms", latencies)
+    yield of("VALUE", "percentile-zero", f"{speed}.latency_ms.p50", 0)
+    yield of("TYPE", "percentile-null", f"{speed}.latency_ms.p90", None)
+    yield of("TYPE", "percentiles-array", f"{speed}.latency_ms", [8.1])
+    yield of("VALUE", "single-stream-of-two", f"{speed}.batch_size", 2)
+    yield of("VALUE", "placement-over-1", f"{speed}.placement", 1.5)
+    yield of("TYPE", "placement-text", f"{speed}.placement", "all")
+    yield of("VALUE", "protocol-other", f"{speed}.protocol", "none")
+    yield of("VALUE", "inputs-other", f"{speed}.inputs", "zeros")
+
+    yield Vector("tolerance-with-cosine", _changed("targets[0].tolerance.cosine", 0.999))
+    yield of("TYPE", "tolerance-real", "targets[0].tolerance", 0.0001)
+    yield of("VALUE", "tolerance-zero", "targets[0].tolerance.max_rel_diff", 0)
+    yield of("VALUE", "cosine-zero", "targets[0].tolerance.cosine", 0.0)
+    yield of("TYPE", "cosine-true", "targets[0].tolerance.cosine", True)
+    agreement = "targets[0].agreement.logits_sha256"
+    yield of("VALUE", "golden-digest-missing", agreement, [])
+    yield of("VALUE", "golden-digest-short", f"{agreement}[0]", "0" * 63)
+
+
+def _gates() -> Iterator[Vector]:
+    def of(code: str, name: str, path: str, value: Any, field: str = "") -> Vector:
+        return Vector(name, _changed(path, value), f"E_MANIFEST_{code}", field or path)
+
+    document = whole_document()
+    (gate, *_) = document["gates"]
+    texts = (
+        *("top1>=0.0", "top1>=100.0", "top5>=99.999999", "top1_drop<=0.000001"),
+        *("top1_drop<=99.999999", "top1_drop<=10.5", "agreement>=1.0", "agreement>=0.0"),
+        *("fps>=999999999.999999", "latency_p50_ms<=0.1", "latency_p90_ms<=9.0"),
+        *("latency_p95_ms<=40.0", "latency_p99_ms<=12.25", "latency_p99.9_ms<=0.0"),
+        "placement>=0.999999",
+    )
+    document["gates"] = [{**gate, "require": text} for text in texts]
+    yield Vector("gates-of-every-kind", seal(document))
+    for name, text in (
+        ("empty", ""), ("without-a-fraction", "top1>=84"), ("idle-zero", "top1>=84.50"),
+        ("two-zeros", "top1>=84.00"), ("leading-zero", "top1>=084.0"), ("spaces", "top1 >= 84.0"),
+        ("no-digit-before-the-point", "agreement>=.5"), ("the-wrong-way", "top1<=84.0"),
+        ("equal", "top1==84.0"), ("unknown-metric", "top2>=84.0"),
+        ("unknown-percentile", "latency_p98_ms<=9.0"), ("over-100", "top1>=100.000001"),
+        ("drop-zero", "top1_drop<=0.0"), ("drop-100", "top1_drop<=100.0"),
+        ("share-over-1", "agreement>=1.000001"), ("negative", "fps>=-1.0"),
+        ("exponent", "fps>=1.0e3"), ("seven-decimals", "fps>=0.1234567"),
+        ("ten-digits", "fps>=1234567890.0"), ("newline", "fps>=50.0\n"),
+        ("other-digits", "fps>=5\u0663.0"),
+    ):  # fmt: skip
+        yield of("VALUE", f"gate-{name}", "gates[0].require", text)
+    yield of("TYPE", "gate-number", "gates[0].require", 84.0)
+    yield of("REFERENCE", "gate-of-other-target", "gates[1].target_digest", "b" * 64)
+    yield of("VALUE", "gate-that-failed", "gates[0].verdict", "fail")
+    yield of("VALUE", "gate-with-other-verdict", "levels[0].gates[0].verdict", "passed")
+    yield of("VALUE", "gate-twice", "gates[1].require", "top1>=97.0")
+
+
+def _levels() -> Iterator[Vector]:
+    def of(code: str, name: str, path: str, value: Any, field: str = "") -> Vector:
+        return Vector(name, _changed(path, value), f"E_MANIFEST_{code}", field or path)
+
+    document = whole_document()
+    put(document, "levels[0].gates[0].verdict", "undecidable")
+    yield Vector("level-not-chosen-is-invalid", seal(put(document, "levels[0].verdict", "INVALID")))
+    yield of("VALUE", "level-chosen-by-none", "levels[1].chosen", False, "levels")
+    yield of("VALUE", "level-chosen-twice", "levels[0].chosen", True, "levels")
+    yield of("TYPE", "level-chosen-integer", "levels[1].chosen", 1)
+    yield of("VALUE", "level-twice", "levels[0].optim_level", 2, "levels[1].optim_level")
+    for name, value in (("boundary", "end_to_end"), ("scenario", "offline"), ("batch_size", 2)):
+        field = f"levels[1].{name}"
+        yield of("VALUE", f"level-of-other-{name.replace('_', '-')}", field, value)
+    document = put(whole_document(), "levels[0].batch_size", 2)
+    data = seal(put(document, "levels[1].batch_size", 2))
+    yield Vector("level-single-stream-of-two", data, "E_MANIFEST_VALUE", "levels[0].batch_size")
+    yield of("VALUE", "level-chosen-is-invalid", "levels[1].verdict", "INVALID")
+    yield of("VALUE", "level-chosen-failed-a-gate", "levels[1].gates[0].verdict", "fail")
+    yield of("REFERENCE", "level-gate-of-other-target", "levels[0].gates[0].target_digest",
+             "b" * 64)  # fmt: skip
+    yield of("REFERENCE", "level-latencies-unknown", "levels[0].latencies", "measurements/none")
+    yield of("REFERENCE", "level-predictions-unknown", "levels[1].predictions", "labels.txt")
+    yield of("TYPE", "level-predictions-false", "levels[0].predictions", False)
+
+    def as_it_is(name: str, code: str, field: str, *changes: tuple[str, Any]) -> Vector:
+        document = json.loads(seal(whole_document()))
+        for path, value in changes:
+            put(document, path, value)
+        return Vector(name, seal(document, keep="target_digest"), f"E_MANIFEST_{code}", field)
+
+    yield as_it_is("level-chosen-is-no-target", "REFERENCE", "levels[1].target_digest",
+                   ("levels[1].target_digest", "c" * 64),
+                   ("levels[1].gates", []))  # fmt: skip
+    yield as_it_is("level-chosen-is-not-the-targets", "VALUE", "levels[1].optim_level",
+                   ("levels[0].optim_level", 0), ("levels[1].optim_level", 1))  # fmt: skip
+    yield as_it_is("target-digest-of-a-level-other", "TARGET_DIGEST", "levels[0].target_digest",
+                   ("levels[0].target_digest", "c" * 64), ("levels[0].gates", []))  # fmt: skip
+
+
 CASES = (
     *(_right, _json, _format, _types, _values, _paths, _structure, _records, _digests),
-    _ranges,
+    *(_ranges, _measured, _gates, _levels),
 )
 """Each a function that yields vectors; they are numbered, so that a new one comes last."""

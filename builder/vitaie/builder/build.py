@@ -34,6 +34,7 @@ from vitaie.manifests.errors import BuildError, CheckpointError, InputError, Tar
 from vitaie.manifests.manifest import Manifest
 from vitaie.runtime._bundle import MANIFEST_NAME, open_bundle
 from vitaie.runtime._bytes import available_cpus
+from vitaie.runtime._environment import processor
 from vitaie.runtime._model import Engine, choose_target, open_engine
 from vitaie.runtime._verify import UNSEEN, Verdict, relative_difference, silent, verify
 
@@ -159,6 +160,8 @@ def build_bundle(
             "weights": [_weight(tensor) for tensor in tensors],
             "accuracy": [],
             "performance": [],
+            "gates": [],
+            "levels": [],
             "expected": card.expected(profile).model_dump(mode="json"),
             "toolchain": facts,
         }
@@ -182,7 +185,9 @@ def build_bundle(
             [(golden, row[0]) for golden, row in zip(goldens, logits[TORCHSCRIPT_TARGET])],
             [
                 _target(
-                    name, options.optim_level, _agreement(logits[name], logits[TORCHSCRIPT_TARGET])
+                    name,
+                    options.optim_level,
+                    _agreement(name, logits[name], logits[TORCHSCRIPT_TARGET]),
                 )
                 for name in TARGETS
             ],
@@ -354,7 +359,8 @@ def _run_targets(
     with open_bundle(folder) as bundle:
         for name in TARGETS:
             target = choose_target(bundle.manifest, name)
-            engine = open_engine(bundle, target, None)
+            threads = _threads(name) if name == ONNX_TARGET else None  # torch's are set per call
+            engine = open_engine(bundle, target, threads)
             batches = [probe.batch for probe in probes]
             singles = sum(len(batch) == 1 for batch in batches)  # they come first
             run_singles = _one_thread_each if name == TORCHSCRIPT_TARGET else _in_turn
@@ -409,26 +415,55 @@ def _checked(
     return logits
 
 
+def _threads(target: str) -> int:
+    """Return with how many threads a target computes the goldens' logits, one golden at a time."""
+    return 1 if target == TORCHSCRIPT_TARGET else available_cpus()
+
+
 def _agreement(
-    logits: Sequence[NDArray[np.float32]], source: Sequence[NDArray[np.float32]]
+    target: str, logits: Sequence[NDArray[np.float32]], source: Sequence[NDArray[np.float32]]
 ) -> dict[str, Any]:
-    """Return how a target's logits on the goldens differ from the source model's."""
+    """Return how a target's logits on the goldens differ from the source model's.
+
+    And all that a machine must have in common with this one to give the same bits.
+    """
     pairs = list(zip(logits, source))
+    here = processor()
     return {
         "images": len(pairs),
         "max_abs_diff": max(float(np.abs(got - expected).max()) for got, expected in pairs),
         "max_rel_diff": max(relative_difference(got, expected) for got, expected in pairs),
         "top1_equal": sum(int(got.argmax() == expected.argmax()) for got, expected in pairs),
+        "logits_sha256": [sha256(got.astype("<f4", copy=False).tobytes()) for got in logits],
+        "threads": _threads(target),
+        "processor": here.model,
+        "features": here.features,
+        "packages": _packages(target),
     }
 
 
-_NOT_YET = {"images": 1, "max_abs_diff": 0.0, "max_rel_diff": 0.0, "top1_equal": 0}
+_NOT_YET: dict[str, Any] = {
+    "images": 1,
+    "max_abs_diff": 0.0,
+    "max_rel_diff": 0.0,
+    "top1_equal": 0,
+    "logits_sha256": ["0" * 64],
+    "threads": 1,
+    "processor": "",
+    "features": [],
+    "packages": {},
+}
+
+
+def _packages(target: str) -> dict[str, str]:
+    """Return the version of the package that computes a target."""
+    package = "onnxruntime" if target == ONNX_TARGET else "torch"
+    return {package: toolchain.version(package)}
 
 
 def _target(name: str, optim_level: int, agreement: dict[str, Any]) -> dict[str, Any]:
     """Return the manifest's entry; ``Manifest.create`` puts the digest in."""
     onnx = name == ONNX_TARGET
-    package = "onnxruntime" if onnx else "torch"
     return {
         "id": name,
         "backend": "onnxruntime" if onnx else "torchscript",
@@ -438,9 +473,9 @@ def _target(name: str, optim_level: int, agreement: dict[str, Any]) -> dict[str,
         "batch_sizes": [],
         "files": ["model.onnx", "model.ts"] if onnx else ["model.ts"],
         "options": {},
-        "toolchain": {package: toolchain.version(package)},
+        "toolchain": _packages(name),
         "operators_outside": [],
-        "tolerance": TOLERANCE,
+        "tolerance": {"max_rel_diff": TOLERANCE, "cosine": None},
         "agreement": agreement,
         "target_digest": "0" * 64,
     }

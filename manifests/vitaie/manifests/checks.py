@@ -10,11 +10,21 @@ import math
 from collections.abc import Iterator
 
 from vitaie.manifests import digests
-from vitaie.manifests.contents import AccuracyRecord, Contents, Rate, Target
+from vitaie.manifests.contents import (
+    AccuracyRecord,
+    Contents,
+    LevelRecord,
+    PerformanceRecord,
+    Rate,
+    Target,
+)
 from vitaie.manifests.fields import Fault
 
 WEIGHT_ALIGNMENT = 64
 """Every tensor of ``model.ts`` begins at a multiple of this many bytes."""
+
+PERCENTILES = ("p50", "p90", "p95", "p99", "p99.9")
+"""Of latencies, from the one that fewest calls are enough for (``statistics.MINIMUM_COUNTS``)."""
 
 _PLACES = {
     "torchscript": "model.ts",
@@ -54,9 +64,9 @@ def record_faults(manifest: Contents, preprocess_digest: str) -> Iterator[Fault]
     for index, speed in enumerate(manifest.performance):
         field = f"performance[{index}]"
         yield from _binding_faults(f"{field}.target_digest", speed.target_digest, targets)
-        if (speed.verdict == "INVALID") != bool(speed.reasons):
-            expected = "reasons when INVALID, none when VALID"
-            yield Fault("E_MANIFEST_VALUE", f"{field}.reasons", expected, len(speed.reasons))
+        yield from _performance_faults(field, speed)
+    yield from _gate_faults(manifest, targets)
+    yield from _level_faults(manifest)
 
 
 def _artifact_faults(manifest: Contents) -> Iterator[Fault]:
@@ -107,6 +117,10 @@ def _reference_faults(manifest: Contents) -> Iterator[Fault]:
         (f"performance[{index}].latencies", record.latencies, {"measurement"})
         for index, record in enumerate(manifest.performance)
     ]
+    for index, level in enumerate(manifest.levels):
+        references.append((f"levels[{index}].latencies", level.latencies, {"measurement"}))
+        if level.predictions is not None:
+            references.append((f"levels[{index}].predictions", level.predictions, {"measurement"}))
     for field, path, allowed in references:
         if roles.get(path) not in allowed:
             expected = f"an artifact of role {' or '.join(sorted(allowed))}"
@@ -132,6 +146,13 @@ def _target_faults(manifest: Contents) -> Iterator[Fault]:
                 f"{field}.agreement.top1_equal",
                 f"at most {target.agreement.images}",
                 target.agreement.top1_equal,
+            )
+        if len(target.agreement.logits_sha256) != target.agreement.images:
+            yield Fault(
+                "E_MANIFEST_VALUE",
+                f"{field}.agreement.logits_sha256",
+                f"{target.agreement.images} digests, one for each golden",
+                len(target.agreement.logits_sha256),
             )
     held = {(target.backend, target.device, target.precision) for target in manifest.targets}
     for base in _BASE_TARGETS:
@@ -214,19 +235,27 @@ def _binding_faults(field: str, digest: str, known: set[str]) -> Iterator[Fault]
 
 
 def _accuracy_faults(field: str, record: AccuracyRecord) -> Iterator[Fault]:
-    images, paired = record.dataset.images, record.paired
-    rates = (
-        ("top1", record.top1),
-        ("top5", record.top5),
-        ("source_top1", record.source_top1),
-        ("source_top5", record.source_top5),
-    )
+    images = record.dataset.images
+    of_source = (record.source_top1, record.source_top5, record.paired, record.agreement)
+    if None in of_source and any(part is not None for part in of_source):
+        expected = "all of source_top1, source_top5, paired and agreement, or none"
+        yield Fault("E_MANIFEST_VALUE", f"{field}.paired", expected)
+    rates = [("top1", record.top1), ("top5", record.top5)]
+    if record.source_top1 is not None and record.source_top5 is not None:
+        rates += [("source_top1", record.source_top1), ("source_top5", record.source_top5)]
     for name, rate in rates:
         yield from _rate_faults(f"{field}.{name}", rate, images)
-    for top1, top5 in (rates[:2], rates[2:]):
+    for top1, top5 in zip(rates[::2], rates[1::2]):
         if top5[1].count < top1[1].count:
             expected = f"at least {top1[0]}'s {top1[1].count}"
             yield Fault("E_MANIFEST_VALUE", f"{field}.{top5[0]}.count", expected, top5[1].count)
+    yield from _paired_faults(field, record)
+
+
+def _paired_faults(field: str, record: AccuracyRecord) -> Iterator[Fault]:
+    images, paired = record.dataset.images, record.paired
+    if paired is None or record.source_top1 is None or record.agreement is None:
+        return
     sums = (
         ("both and target_only", paired.both + paired.target_only, record.top1.count),
         ("both and source_only", paired.both + paired.source_only, record.source_top1.count),
@@ -240,6 +269,9 @@ def _accuracy_faults(field: str, record: AccuracyRecord) -> Iterator[Fault]:
         if actual != expected_sum:
             expected = f"{expected_sum} as the sum of {name}"
             yield Fault("E_MANIFEST_VALUE", f"{field}.paired", expected, actual)
+    if not paired.both <= record.agreement <= paired.both + paired.neither:
+        expected = f"{paired.both} to {paired.both + paired.neither}"
+        yield Fault("E_MANIFEST_VALUE", f"{field}.agreement", expected, record.agreement)
 
 
 def _rate_faults(field: str, rate: Rate, images: int) -> Iterator[Fault]:
@@ -250,3 +282,73 @@ def _rate_faults(field: str, rate: Rate, images: int) -> Iterator[Fault]:
         yield Fault("E_MANIFEST_VALUE", f"{field}.percent", percent, rate.percent)
     if not rate.wilson95.low <= rate.percent <= rate.wilson95.high:
         yield Fault("E_MANIFEST_VALUE", f"{field}.wilson95", f"an interval around {rate.percent}")
+
+
+def _performance_faults(field: str, record: PerformanceRecord) -> Iterator[Fault]:
+    yield from _batch_faults(field, record)
+    if (record.verdict == "INVALID") != bool(record.reasons):
+        expected = "reasons when INVALID, none when VALID"
+        yield Fault("E_MANIFEST_VALUE", f"{field}.reasons", expected, len(record.reasons))
+    times = [record.latency_ms[name] for name in PERCENTILES if name in record.latency_ms]
+    first = PERCENTILES[: len(record.latency_ms)]
+    if not times or set(record.latency_ms) != set(first) or times != sorted(times):
+        expected = f"the first of {', '.join(PERCENTILES)}, none below the one before"
+        yield Fault("E_MANIFEST_VALUE", f"{field}.latency_ms", expected)
+
+
+def _batch_faults(field: str, record: PerformanceRecord | LevelRecord) -> Iterator[Fault]:
+    if record.scenario == "single_stream" and record.batch_size != 1:
+        expected = "1 for single_stream"
+        yield Fault("E_MANIFEST_VALUE", f"{field}.batch_size", expected, record.batch_size)
+
+
+def _gate_faults(manifest: Contents, targets: set[str]) -> Iterator[Fault]:
+    """Judge the gates the bundle passed: one that it did not pass would have stopped it."""
+    seen: set[tuple[str, str]] = set()
+    for index, gate in enumerate(manifest.gates):
+        field = f"gates[{index}]"
+        yield from _binding_faults(f"{field}.target_digest", gate.target_digest, targets)
+        if gate.verdict != "pass":
+            yield Fault("E_MANIFEST_VALUE", f"{field}.verdict", "pass", gate.verdict)
+        if (gate.require, gate.target_digest) in seen:
+            yield Fault("E_MANIFEST_VALUE", f"{field}.require", "each gate once", gate.require)
+        seen.add((gate.require, gate.target_digest))
+
+
+def _level_faults(manifest: Contents) -> Iterator[Fault]:
+    """Judge the table of levels; ``manifest`` judges the digests that follow from the chosen."""
+    levels = manifest.levels
+    chosen = sum(level.chosen for level in levels)
+    if levels and chosen != 1:
+        yield Fault("E_MANIFEST_VALUE", "levels", "one that is chosen", chosen)
+    for index, level in enumerate(levels):
+        field, before = f"levels[{index}]", levels[index - 1]
+        if index and level.optim_level <= before.optim_level:
+            expected = f"more than {before.optim_level}"
+            yield Fault("E_MANIFEST_VALUE", f"{field}.optim_level", expected, level.optim_level)
+        for name in ("boundary", "scenario", "batch_size"):
+            ours, first = getattr(level, name), getattr(levels[0], name)
+            if ours != first:
+                expected = f"{first}, as the first level was measured"
+                yield Fault("E_MANIFEST_VALUE", f"{field}.{name}", expected, ours)
+        yield from _batch_faults(field, level)
+        for number, gate in enumerate(level.gates):
+            place = f"{field}.gates[{number}]"
+            digests_here = {level.target_digest}
+            yield from _binding_faults(f"{place}.target_digest", gate.target_digest, digests_here)
+            if level.chosen and gate.verdict != "pass":
+                yield Fault("E_MANIFEST_VALUE", f"{place}.verdict", "pass", gate.verdict)
+        if level.chosen:
+            yield from _chosen_faults(field, level, manifest.targets)
+
+
+def _chosen_faults(field: str, level: LevelRecord, targets: tuple[Target, ...]) -> Iterator[Fault]:
+    ships = [target for target in targets if target.target_digest == level.target_digest]
+    yield from _binding_faults(
+        f"{field}.target_digest", level.target_digest, {target.target_digest for target in ships}
+    )
+    if ships[0].optim_level != level.optim_level:
+        expected = ships[0].optim_level
+        yield Fault("E_MANIFEST_VALUE", f"{field}.optim_level", expected, level.optim_level)
+    if level.verdict != "VALID":
+        yield Fault("E_MANIFEST_VALUE", f"{field}.verdict", "VALID", level.verdict)

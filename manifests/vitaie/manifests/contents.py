@@ -12,6 +12,7 @@ from pydantic import Field
 
 from vitaie.manifests import digests
 from vitaie.manifests.fields import (
+    Bound,
     BundlePath,
     Count,
     Date,
@@ -26,7 +27,9 @@ from vitaie.manifests.fields import (
     Percent,
     Positive,
     PositiveFloat,
+    Requirement,
     Sha256,
+    Share,
     Strict,
     Text,
     Version,
@@ -135,13 +138,34 @@ class Weight(Strict):
     length: Positive
 
 
+class Tolerance(Strict):
+    """What a target's logits may differ from the source model's on another processor.
+
+    ``max_rel_diff`` is the largest difference, relative to the largest logit; ``cosine`` the least
+    cosine of the two, for reduced precision, and None where the first is enough.
+    """
+
+    max_rel_diff: Bound
+    cosine: Optional[Bound]
+
+
 class Agreement(Strict):
-    """How a target's logits on the goldens differ from the source model's, when it was built."""
+    """How a target's logits on the goldens differ from the source model's, when it was built.
+
+    ``logits_sha256`` are of its own, float32 [classes] little-endian, one for each golden in
+    order. The same target, ``packages`` and ``threads`` on a processor of the same ``features``
+    give them again to the last bit.
+    """
 
     images: Positive
     max_abs_diff: Measure
     max_rel_diff: Measure
     top1_equal: Count
+    logits_sha256: tuple[Sha256, ...]
+    threads: Positive
+    processor: Text
+    features: tuple[Text, ...]
+    packages: dict[str, Text]
 
 
 class Target(Strict):
@@ -157,7 +181,7 @@ class Target(Strict):
     options: dict[str, Option]
     toolchain: dict[str, Text]
     operators_outside: tuple[Text, ...]
-    tolerance: Annotated[float, Field(gt=0, le=1)]
+    tolerance: Tolerance
     agreement: Agreement
     target_digest: Sha256
 
@@ -217,11 +241,15 @@ class Rate(Strict):
 
 
 class Dataset(Strict):
-    """Which images: the digest is over the sorted list of (path, size, sha256, label)."""
+    """Which images: the digest is over the sorted list of (path, size, sha256, label).
+
+    ``missing`` could not be read and are none of ``images``.
+    """
 
     name: Text
     digest: Sha256
     images: Positive
+    missing: Count
 
 
 class Paired(Strict):
@@ -234,30 +262,87 @@ class Paired(Strict):
 
 
 class AccuracyRecord(Strict):
-    """One measurement of accuracy, bound to the target it was taken on."""
+    """One measurement of accuracy, bound to the target it was taken on.
+
+    ``source_top1`` to ``agreement`` are of the source model on the same images, and all None
+    where it was not run. ``agreement`` counts the images on which both have the same first class.
+    """
 
     target_digest: Sha256
     preprocess_digest: Sha256
     dataset: Dataset
+    batch_size: Positive
+    threads: Positive
     top1: Rate
     top5: Rate
-    source_top1: Rate
-    source_top5: Rate
-    paired: Paired
+    source_top1: Optional[Rate]
+    source_top5: Optional[Rate]
+    paired: Optional[Paired]
+    agreement: Optional[Count]
+    processor: Text
+    created: Date
     predictions: BundlePath
 
 
+Boundary = Literal["device", "host", "end_to_end"]
+Scenario = Literal["single_stream", "offline"]
+Validity = Literal["VALID", "INVALID"]
+
+
 class PerformanceRecord(Strict):
-    """One measurement of speed, bound to the target it was taken on."""
+    """One measurement of speed, bound to the target it was taken on.
+
+    ``latency_ms`` holds the percentiles that there are calls enough for, by their name such as
+    ``p99.9``; ``variation`` is the standard deviation over the mean; ``placement`` the share of
+    operators on the device.
+    """
 
     target_digest: Sha256
-    boundary: Literal["device", "host", "end_to_end"]
-    scenario: Literal["single_stream", "offline"]
+    boundary: Boundary
+    scenario: Scenario
+    protocol: Literal["quick", "full"]
     batch_size: Positive
-    verdict: Literal["VALID", "INVALID"]
+    threads: Positive
+    inputs: Literal["photographs", "goldens with seeded noise"]
+    processor: Text
+    created: Date
+    verdict: Validity
     reasons: tuple[Text, ...]
     fps: PositiveFloat
+    latency_ms: dict[str, PositiveFloat]
+    variation: Measure
+    placement: Optional[Share]
+    peak_mib: Measure
     latencies: BundlePath
+
+
+class GateRecord(Strict):
+    """One requirement, such as ``top1>=84.0``, and how the evidence decided it for a target."""
+
+    require: Requirement
+    target_digest: Sha256
+    verdict: Literal["pass", "fail", "undecidable"]
+    reason: Text
+
+
+class LevelRecord(Strict):
+    """One optimisation level that was built and measured so that the fastest could be chosen.
+
+    ``target_digest`` is of the target at this level, whether it ships or not; ``predictions`` is
+    None where no gate asked for accuracy.
+    """
+
+    optim_level: Annotated[int, Field(ge=0, le=2)]
+    target_digest: Sha256
+    boundary: Boundary
+    scenario: Scenario
+    batch_size: Positive
+    fps: PositiveFloat
+    verdict: Validity
+    gates: tuple[GateRecord, ...]
+    latencies: BundlePath
+    predictions: Optional[BundlePath]
+    chosen: bool
 
 
 class PublishedAccuracy(Strict):
@@ -319,6 +404,8 @@ class Contents(Strict):
     goldens: Annotated[tuple[Golden, ...], Field(min_length=1)]
     accuracy: tuple[AccuracyRecord, ...]
     performance: tuple[PerformanceRecord, ...]
+    gates: tuple[GateRecord, ...]
+    levels: tuple[LevelRecord, ...]
     expected: Expected
     toolchain: Toolchain
 

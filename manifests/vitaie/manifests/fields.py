@@ -36,6 +36,14 @@ _DATE = (
 )
 _LINE = r"^[^\x00-\x1f]*$"
 
+_TAIL = r"\.(0|[0-9]{0,5}[1-9])"  # six decimals at most, none of them idle
+_REQUIREMENT = (
+    rf"^(top[15]>=(100\.0|(0|[1-9][0-9]?){_TAIL})"
+    rf"|top1_drop<=(0\.[0-9]{{0,5}}[1-9]|[1-9][0-9]?{_TAIL})"
+    rf"|(agreement|placement)>=(1\.0|0{_TAIL})"
+    rf"|(fps>=|latency_p(50|90|95|99|99\.9)_ms<=)(0|[1-9][0-9]{{0,8}}){_TAIL})$"
+)
+
 
 def _check_path(path: str) -> str:
     if len(path) > 255 or not re.fullmatch(_PATH, path):
@@ -74,6 +82,8 @@ BundlePath = Annotated[
     AfterValidator(_check_path),
     WithJsonSchema({"type": "string", "pattern": _PATH, "maxLength": 255}),
 ]
+Requirement = Annotated[str, StringConstraints(pattern=_REQUIREMENT)]
+"""A gate as ``gates.Gate`` writes it: one text for one requirement."""
 Text = Annotated[str, StringConstraints(max_length=4096)]
 LongText = Annotated[str, StringConstraints(max_length=65536)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
@@ -83,6 +93,8 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 Mean = Annotated[float, Field(ge=-1000, le=1000)]
 Deviation = Annotated[float, Field(ge=1e-6, le=1000)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Bound = Annotated[float, Field(gt=0, le=1)]
 Measure = Annotated[float, Field(ge=0)]
 Dimension = Annotated[Union[Literal["batch"], Positive], BeforeValidator(_check_dimension)]
 Option = Annotated[Union[bool, int, str], BeforeValidator(_check_option)]
@@ -161,6 +173,7 @@ _PATTERNS = {
     _VERSION: "X.Y.Z in whole numbers",
     _DATE: "a time such as 2026-12-31T23:59:59Z",
     _LINE: "one line, without control characters",
+    _REQUIREMENT: "a gate such as top1>=84.0",
 }
 _EXPECTATIONS = {
     "missing": ("a value", ""),

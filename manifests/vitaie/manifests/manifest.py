@@ -39,6 +39,10 @@ from vitaie.manifests.strict_json import parse_object
 FORMAT = "vitaie-bundle"
 MAX_MANIFEST_BYTES = 2**20
 _PLACEHOLDER = "0" * 64
+_OUTSIDE_CONTENT = (
+    *("version", "manifest_digest", "content_digest"),
+    *("accuracy", "performance", "gates", "levels"),
+)
 
 
 class Manifest(Contents):
@@ -107,10 +111,11 @@ def content_digest(manifest: Manifest) -> str:
     """Return the digest of what a bundle is, whenever, wherever and however well it was measured.
 
     It covers every field but the version, the two digests of the whole, the date and machine,
-    the measurements with their files, and the numeric agreement of the targets.
+    the measurements with their files and what was judged by them, and the numeric agreement of
+    the targets.
     """
     document = manifest.model_dump(mode="json")
-    for field in ("version", "manifest_digest", "content_digest", "accuracy", "performance"):
+    for field in _OUTSIDE_CONTENT:
         del document[field]
     for field in ("created", "machine"):
         del document["toolchain"][field]
@@ -182,7 +187,20 @@ def _digest_faults(manifest: Manifest) -> Iterator[Fault]:
         if actual != target.target_digest:
             field = f"targets[{index}].target_digest"
             yield Fault("E_MANIFEST_TARGET_DIGEST", field, actual, target.target_digest)
+    yield from _level_digest_faults(manifest, files)
     actual = content_digest(manifest)
     if actual != manifest.content_digest:
         claimed = manifest.content_digest
         yield Fault("E_MANIFEST_CONTENT_DIGEST", "content_digest", actual, claimed)
+
+
+def _level_digest_faults(manifest: Manifest, files: dict[str, str]) -> Iterator[Fault]:
+    """See that each level's target is the chosen one in all but its level."""
+    chosen = {level.target_digest for level in manifest.levels if level.chosen}
+    ships = [target for target in manifest.targets if target.target_digest in chosen]
+    for index, level in enumerate(manifest.levels):
+        candidate = ships[0].model_copy(update={"optim_level": level.optim_level})
+        actual = candidate.digest(files)
+        if actual != level.target_digest:
+            field = f"levels[{index}].target_digest"
+            yield Fault("E_MANIFEST_TARGET_DIGEST", field, actual, level.target_digest)

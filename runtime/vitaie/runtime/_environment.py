@@ -44,7 +44,9 @@ _FLOP_PER_CYCLE: tuple[tuple[frozenset[str], Optional[int]], ...] = (
 """At most this many float32 operations for each core and cycle; the first that is there counts."""
 
 
-class _Processor(NamedTuple):
+class Processor(NamedTuple):
+    """The model as the system names it, and the instruction sets that arithmetic depends on."""
+
     model: str
     features: tuple[str, ...]
 
@@ -53,12 +55,12 @@ def collect() -> Environment:
     """Return where and when this is, as records keep it."""
     from vitaie.manifests.measurement import Environment
 
-    processor = _processor()
+    found = processor()
     return Environment(
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         machine=f"{platform.system()} {platform.release()} {platform.machine()}",
-        processor=processor.model,
-        features=processor.features,
+        processor=found.model,
+        features=found.features,
         processors=available_cpus(),
         python=platform.python_version(),
         packages=_versions(),
@@ -90,13 +92,13 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _processor() -> _Processor:
+def processor() -> Processor:
     """Return the model and the arithmetic instruction sets, as far as the system says them."""
     blocks = _cpuinfo(_read(_CPUINFO))
     first: Mapping[str, str] = blocks[0] if blocks else {}
     flags = (first.get("flags") or first.get("Features") or "").split()
     features = tuple(sorted(flag for flag in set(flags) if _ARITHMETIC.fullmatch(flag)))
-    return _Processor(printable(_model(blocks), 400), features)
+    return Processor(printable(_model(blocks), 400), features)
 
 
 def _cpuinfo(text: str) -> list[dict[str, str]]:
