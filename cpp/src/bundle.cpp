@@ -111,7 +111,7 @@ void check_file(const struct stat& status, const std::string& where) {
 }
 
 Descriptor open_folder(const Entry& entry) {
-    struct stat status {};
+    struct stat status{};
     if (::fstatat(entry.folder, entry.name, &status, AT_SYMLINK_NOFOLLOW) != 0) {
         throw refused(errno, entry.where);
     }
@@ -141,7 +141,7 @@ std::optional<Descriptor> open_file(const Entry& entry, struct stat& status) {
 }
 
 Descriptor open_artifact(const Entry& entry, const Artifact& artifact) {
-    struct stat status {};
+    struct stat status{};
     auto file = open_file(entry, status);
     if (!file) {
         throw refused(ENOENT, entry.where);  // it was there when the folder was listed
@@ -207,7 +207,7 @@ class Walk {
 
 /// Returns the bytes of the manifest, or one more of them than a manifest may have.
 std::string read_manifest(int root, const std::string& where) {
-    struct stat status {};
+    struct stat status{};
     const auto file = open_file({root, manifest_name.data(), where}, status);
     if (!file) {
         throw Error(Code::E_MANIFEST_MISSING, where);
@@ -232,7 +232,7 @@ std::string read_manifest(int root, const std::string& where) {
 }
 
 bool is_folder(int folder, const dirent& entry) {
-    struct stat status {};
+    struct stat status{};
     return ::fstatat(folder, entry.d_name, &status, AT_SYMLINK_NOFOLLOW) == 0 &&
            S_ISDIR(status.st_mode);
 }
@@ -270,7 +270,7 @@ std::string locate(const std::string& path) {
     if (folder.find('\0') != std::string::npos) {
         throw not_found(folder).got("a NUL in the path");
     }
-    struct stat status {};
+    struct stat status{};
     if (::lstat(joined(folder, manifest_name).c_str(), &status) == 0) {
         return folder;
     }

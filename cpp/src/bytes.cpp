@@ -128,7 +128,7 @@ void Reading::hash(Chunk& chunk) const {
         hash.update(to, static_cast<std::size_t>(count));
         place += count;
     }
-    struct stat status {};
+    struct stat status{};
     if (::fstat(file.descriptor, &status) != 0) {
         throw unreadable(errno, file.where);
     }

@@ -105,7 +105,8 @@ ImageView view(const vitaie_image& image) {
     const bool fits = image.size >= row && (last == 0 || (image.size - row) / last >= stride);
     if (!fits) {
         throw Error(Code::E_IMAGE_ARRAY, "image array")
-            .expected(std::to_string(frame.height) + " rows of " + std::to_string(stride) + " bytes")
+            .expected(std::to_string(frame.height) + " rows of " + std::to_string(stride) +
+                      " bytes")
             .got(std::to_string(image.size) + " bytes");
     }
     return frame;
@@ -359,7 +360,8 @@ vitaie_error* vitaie_model_classify_batch(const vitaie_model* model, const vitai
         }
         const std::size_t k = std::min(top_k, model->model.classes());
         std::vector<Input> inputs;
-        std::exception_ptr fault;  // of an image that is none; its turn comes as a broken one's does
+        std::exception_ptr
+            fault;  // of an image that is none; its turn comes as a broken one's does
         for (std::size_t index = 0; index < count && !fault; ++index) {
             try {
                 // Elements lie as far apart as the caller's struct is long.

@@ -52,17 +52,18 @@ TorchLibrary load_torch() {
         path = folder / ".." / VITAIE_LIBDIR / torch_library_name;  // of a program in bin
     }
     if (!fs::exists(path)) {
-        return {nullptr,
-                {Code::E_EXTRA_MISSING, "torch: this vitaie was built without it, for there is no " +
-                                            (folder / torch_library_name).string()}};
+        return {
+            nullptr,
+            {Code::E_EXTRA_MISSING, "torch: this vitaie was built without it, for there is no " +
+                                        (folder / torch_library_name).string()}};
     }
     void* library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (library == nullptr) {
         const char* reason = ::dlerror();
         return unavailable(reason == nullptr ? path.string() : reason);
     }
-    const auto function = reinterpret_cast<VitaieTorchEngineFunction>(
-        ::dlsym(library, VITAIE_TORCH_ENGINE_SYMBOL));
+    const auto function =
+        reinterpret_cast<VitaieTorchEngineFunction>(::dlsym(library, VITAIE_TORCH_ENGINE_SYMBOL));
     const VitaieTorchEngine* engine = function == nullptr ? nullptr : function();
     if (engine == nullptr || engine->interface_version != VITAIE_TORCH_ENGINE_INTERFACE) {
         return unavailable(path.string() + " is of another build of vitaie");

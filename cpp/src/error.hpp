@@ -1,7 +1,6 @@
 /// What a user can cause: one exception, with the codes and sentences that Python gives too.
 ///
-///     throw Error(Code::E_IMAGE_TOO_LARGE, path).expected("at most 2^26
-///     pixels").got("30000x30000");
+///     throw Error(Code::E_IMAGE_TOO_LARGE, path).expected("2^26 pixels").got("30000x30000");
 ///
 /// The codes are those of manifests/vitaie/manifests/error_codes.json, made into an enumeration
 /// when the project is configured, so a code that is not listed does not compile. Anything else

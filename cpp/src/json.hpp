@@ -24,8 +24,7 @@ inline constexpr std::int64_t max_int = (std::int64_t{1} << 53) - 1;
 struct Member;
 struct Value;
 
-/// A number that a manifest cannot hold, kept until its place is known; `parse_object` returns
-/// none.
+/// A number that a manifest cannot hold, kept until its place is known; none is ever returned.
 struct BadNumber {
     std::string text;
 };

@@ -43,7 +43,8 @@ std::vector<float> floats(std::size_t count, const std::string& where) {
 }
 
 bool are_finite(const float* numbers, std::size_t count) {
-    return std::all_of(numbers, numbers + count, [](float number) { return std::isfinite(number); });
+    return std::all_of(numbers, numbers + count,
+                       [](float number) { return std::isfinite(number); });
 }
 
 /// Images decoded ahead by a pool of threads, into batches that lie side by side in one ring.

@@ -54,8 +54,8 @@ class NewFile {
         file_ = Descriptor(::openat(folder, ".", O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666));
         if (!file_ && has_no_unnamed_files(errno)) {
             hidden_ = ".vitaie-" + std::to_string(std::random_device()());
-            file_ = Descriptor(::openat(folder, hidden_.c_str(),
-                                        O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0666));
+            file_ = Descriptor(
+                ::openat(folder, hidden_.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0666));
         }
         if (!file_) {
             hidden_.clear();
@@ -111,7 +111,7 @@ class NewFile {
 }  // namespace
 
 void check_output(const std::string& path) {
-    struct stat status {};
+    struct stat status{};
     const std::string folder = folder_of(path);
     if (::stat(folder.c_str(), &status) != 0 || !S_ISDIR(status.st_mode)) {
         throw Error(Code::E_OUTPUT_PATH, path).expected("a folder at " + folder);

@@ -119,8 +119,11 @@ void close_module(void* module) {
 
 extern "C" __attribute__((visibility("default"))) const VitaieTorchEngine* vitaie_torch_engine() {
     static const std::string running = running_version();
-    static const VitaieTorchEngine engine = {
-        VITAIE_TORCH_ENGINE_INTERFACE, VITAIE_TORCH_VERSION, running.c_str(), open_module,
-        run_batch, close_module};
+    static const VitaieTorchEngine engine = {VITAIE_TORCH_ENGINE_INTERFACE,
+                                             VITAIE_TORCH_VERSION,
+                                             running.c_str(),
+                                             open_module,
+                                             run_batch,
+                                             close_module};
     return &engine;
 }

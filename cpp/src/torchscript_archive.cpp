@@ -18,6 +18,7 @@ namespace vitaie::detail {
 
 namespace {
 
+using std::string_view;
 using torchscript::Classes;
 using torchscript::ends_with;
 using torchscript::is_digit;
@@ -25,7 +26,6 @@ using torchscript::is_letter;
 using torchscript::is_word;
 using torchscript::starts_with;
 using torchscript::Unsafe;
-using std::string_view;
 
 // Sizes of a zip's records (APPNOTE.TXT 6.3.3, sections 4.3.7, 4.3.12 and 4.3.16).
 constexpr std::size_t end_size = 22;
@@ -38,16 +38,17 @@ constexpr const char* more_or_less = "a zip archive with more or less in it than
 
 // Operators without side effects that a Vision Transformer's trace is made of.
 constexpr std::array<string_view, 32> operators = {
-    "_convolution", "add",     "addmm",   "bmm",      "cat",       "chunk",   "contiguous", "div",
-    "dropout",      "expand",  "flatten", "floor_divide", "gelu",  "layer_norm", "linear",  "matmul",
-    "mul",          "numel",   "permute", "reshape",  "select",    "size",    "slice",      "softmax",
-    "split",        "squeeze", "sub",     "t",        "transpose", "unbind",  "unsqueeze",  "view"};
+    "_convolution", "add",     "addmm",     "bmm",     "cat",          "chunk",   "contiguous",
+    "div",          "dropout", "expand",    "flatten", "floor_divide", "gelu",    "layer_norm",
+    "linear",       "matmul",  "mul",       "numel",   "permute",      "reshape", "select",
+    "size",         "slice",   "softmax",   "split",   "squeeze",      "sub",     "t",
+    "transpose",    "unbind",  "unsqueeze", "view"};
 constexpr std::array<string_view, 5> callable = {"int", "getattr", "annotate", "return",
                                                  "ops.prim.NumToTensor"};
 constexpr std::array<string_view, 4> bound = {"torch", "ops", "getattr", "annotate"};
-constexpr std::array<string_view, 14> keywords = {
-    "while", "for",    "if",     "else",   "with", "try",   "raise",   "assert",
-    "lambda", "import", "global", "del",   "break", "continue"};
+constexpr std::array<string_view, 14> keywords = {"while",  "for",   "if",     "else",    "with",
+                                                  "try",    "raise", "assert", "lambda",  "import",
+                                                  "global", "del",   "break",  "continue"};
 constexpr std::array<string_view, 4> dunders = {"__torch__", "__parameters__", "__buffers__",
                                                 "__annotations__"};
 
@@ -92,7 +93,8 @@ std::string latin1(string_view bytes) {
 }
 
 bool is_identifier(string_view text) {
-    return !text.empty() && is_letter(text.front()) && std::all_of(text.begin(), text.end(), is_word);
+    return !text.empty() && is_letter(text.front()) &&
+           std::all_of(text.begin(), text.end(), is_word);
 }
 
 bool is_number(string_view text) {

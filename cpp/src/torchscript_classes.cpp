@@ -254,9 +254,10 @@ void check_module(const Pickle& pickle, const Classes& classes) {
 
 void check_constants(const Pickle& pickle) {
     const auto* items = pickle.value.as<Tuple>();
-    const bool holds = items != nullptr && std::all_of(items->begin(), items->end(), [](auto& each) {
-        return each.template as<Tensor>() != nullptr;
-    });
+    const bool holds =
+        items != nullptr && std::all_of(items->begin(), items->end(), [](auto& each) {
+            return each.template as<Tensor>() != nullptr;
+        });
     if (!holds) {
         throw Unsafe{"no tuple of tensors"};
     }

@@ -284,10 +284,10 @@ class Reader {
     void push_tuple(Tuple items) {
         for (const auto& item : items) {
             const auto* inner = item.as<Tuple>();
-            const bool is_flat =
-                inner == nullptr || std::all_of(inner->begin(), inner->end(), [](const Value& each) {
-                    return each.as<std::int64_t>() != nullptr;
-                });
+            const bool is_flat = inner == nullptr ||
+                                 std::all_of(inner->begin(), inner->end(), [](const Value& each) {
+                                     return each.as<std::int64_t>() != nullptr;
+                                 });
             if (!is_flat) {
                 throw Unsafe{"tuples within tuples"};
             }
@@ -465,7 +465,8 @@ std::string quoted(std::string_view text) {
         } else if (c == '\n' || c == '\r' || c == '\t') {
             result.append({'\\', c == '\n' ? 'n' : c == '\r' ? 'r' : 't'});
         } else if (byte < 0x20 || byte >= 0x7F) {
-            result.append({'\\', 'x', "0123456789abcdef"[byte >> 4], "0123456789abcdef"[byte & 15]});
+            result.append(
+                {'\\', 'x', "0123456789abcdef"[byte >> 4], "0123456789abcdef"[byte & 15]});
         } else {
             result += c;
         }

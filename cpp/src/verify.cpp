@@ -267,7 +267,9 @@ std::vector<Logits> run_all(const Engine& engine, const std::vector<float>& tens
 }  // namespace
 
 std::string_view text(Status status) {
-    return status == Status::is_true ? "true" : status == Status::is_false ? "false" : "not checked";
+    return status == Status::is_true    ? "true"
+           : status == Status::is_false ? "false"
+                                        : "not checked";
 }
 
 std::vector<Claim> verify(const Bundle& bundle, const std::string& target, std::int64_t threads,
@@ -301,15 +303,16 @@ std::vector<Claim> verify(const Bundle& bundle, const std::string& target, std::
     claims.insert(claims.end(), others.begin(), others.end());
     const auto append_records = [&claims](const std::string& kind, std::size_t count) {
         for (std::size_t index = 0; index < count; ++index) {
-            claims.push_back({kind + "[" + std::to_string(index) + "]", Status::not_checked,
-                              "not re-measured"});
+            claims.push_back(
+                {kind + "[" + std::to_string(index) + "]", Status::not_checked, "not re-measured"});
         }
     };
     append_records("accuracy", manifest.accuracy.size());
     append_records("performance", manifest.performance.size());
     append_records("gates", manifest.gates.size());
     append_records("levels", manifest.levels.size());
-    const bool has_figures = !manifest.expected.accuracy.empty() || !manifest.expected.speed.empty();
+    const bool has_figures =
+        !manifest.expected.accuracy.empty() || !manifest.expected.speed.empty();
     for (const auto& [claim, reason] : unseen) {
         if (has_figures || claim != published) {
             claims.push_back({std::string(claim), Status::not_checked, std::string(reason)});
@@ -352,7 +355,8 @@ Comparison compare(const Bundle& bundle, const std::string& target, std::int64_t
         expected.push_back(golden_logits(bundle, manifest.goldens[index]));
     }
     const std::size_t goldens = manifest.goldens.size();
-    const std::size_t count = goldens + static_cast<std::size_t>(std::max(least_seeded, batch_size));
+    const std::size_t count =
+        goldens + static_cast<std::size_t>(std::max(least_seeded, batch_size));
     const std::size_t size = tensors.size() / goldens;
     append_seeded(tensors, (count - goldens) * size);
 
@@ -369,15 +373,15 @@ Comparison compare(const Bundle& bundle, const std::string& target, std::int64_t
         engine = open_engine(bundle, chosen, threads, bundle.begin("model.ts"));
     }
     const std::vector<Logits> got = run_all(*engine, tensors, count, batch_size, manifest);
-    Comparison result = {chosen.id, batch_size, static_cast<std::int64_t>(count), 0,
-                         chosen.tolerance.max_rel_diff, 0};
+    Comparison result = {
+        chosen.id, batch_size, static_cast<std::int64_t>(count), 0, chosen.tolerance.max_rel_diff,
+        0};
     for (std::size_t index = 0; index < count; ++index) {
         result.difference =
             std::max(result.difference, relative_difference(got[index], expected[index]));
         const std::size_t first = first_largest(expected[index]);
         const std::size_t here = first_largest(got[index]);
-        const double margin =
-            static_cast<double>(expected[index][first]) - expected[index][here];
+        const double margin = static_cast<double>(expected[index][first]) - expected[index][here];
         const double allowed = chosen.tolerance.max_rel_diff * largest_absolute(expected[index]);
         result.flipped += margin > 2 * allowed ? 1 : 0;
     }

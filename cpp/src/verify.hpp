@@ -49,8 +49,8 @@ struct Comparison {
     std::string target;
     std::int64_t batch_size;
     std::int64_t images;
-    double difference;  ///< the largest, relative to the largest logit of its image
-    double tolerance;   ///< the target's
+    double difference;     ///< the largest, relative to the largest logit of its image
+    double tolerance;      ///< the target's
     std::int64_t flipped;  ///< images of another most probable class, beyond the tolerance
 
     [[nodiscard]] bool same() const { return difference <= tolerance && flipped == 0; }

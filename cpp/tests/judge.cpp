@@ -1,11 +1,9 @@
 // vitaie-judge: the verdicts of the C++ reader, for pytest to compare with Python's.
 //
 //   vitaie-judge manifests     Reads manifests from stdin, each as a line with its size in bytes
-//   and
-//                              then the bytes, and answers each with a line.
-//   vitaie-judge bundle PATH   Opens a bundle, checks every byte, the labels and the goldens'
-//   logits. vitaie-judge npy SIZE…     Writes what numpy.save writes before a float32 array of that
-//   shape.
+//                              and then the bytes, and answers each with a line.
+//   vitaie-judge bundle PATH   Opens a bundle, checks every byte, the labels and the goldens' logits.
+//   vitaie-judge npy SIZE…     Writes what numpy.save writes before a float32 array of that shape.
 //
 // A verdict is three words, tab between them: exit code, code and field; "0", "ok" and nothing for
 // what is right. In a field, control characters are escaped already. The error's line follows.

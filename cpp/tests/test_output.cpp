@@ -42,8 +42,7 @@ TEST_CASE("nothing is ever replaced") {
     fs::create_symlink("nowhere", folder.path() / "dangling");
     for (const auto* name : {"file", "folder", "dangling"}) {
         CHECK(written(folder.path() / name) == "E_OUTPUT_EXISTS");
-        CHECK(verdict([&] { check_output((folder.path() / name).string()); }) ==
-              "E_OUTPUT_EXISTS");
+        CHECK(verdict([&] { check_output((folder.path() / name).string()); }) == "E_OUTPUT_EXISTS");
     }
     CHECK(read_file(folder.path() / "file") == "old");
     CHECK(names_in(folder.path()) == 3);

@@ -112,9 +112,9 @@ void misuse(const vitaie::Bundle& bundle, const vitaie::Model& model) {
         vitaie::check(error);
     };
     expect([&] { frame(30, 5, 2, 15, VITAIE_RGB); });
-    expect([&] { frame(29, 5, 2, 15, VITAIE_RGB); });          // a byte less than its rows
-    expect([&] { frame(30, 5, 2, 16, VITAIE_BGR); });          // rows that end past it
-    expect([&] { frame(30, 5, 2, 14, VITAIE_RGB); });          // rows that overlap
+    expect([&] { frame(29, 5, 2, 15, VITAIE_RGB); });  // a byte less than its rows
+    expect([&] { frame(30, 5, 2, 16, VITAIE_BGR); });  // rows that end past it
+    expect([&] { frame(30, 5, 2, 14, VITAIE_RGB); });  // rows that overlap
     expect([&] { frame(30, 0, 2, 15, VITAIE_RGB); });
     expect([&] { frame(30, -5, 2, 15, VITAIE_RGB); });
     expect([&] { frame(30, 5, 2, INT64_MAX, VITAIE_RGB); });
@@ -142,8 +142,11 @@ void use(const Words& words) {
     const std::string& act = words.at(1);
     vitaie::Bundle bundle = vitaie::Bundle::open(words.at(0));
     if (act == "facts") {
-        std::cout << bundle.name() << '\n' << bundle.version() << '\n' << bundle.digest() << '\n'
-                  << bundle.image_size() << '\n' << bundle.classes() << '\n'
+        std::cout << bundle.name() << '\n'
+                  << bundle.version() << '\n'
+                  << bundle.digest() << '\n'
+                  << bundle.image_size() << '\n'
+                  << bundle.classes() << '\n'
                   << bundle.manifest().size() << '\n';
         return;
     }

@@ -2,10 +2,10 @@
 //
 // The same commands, options, JSON documents and exit codes as `vitaie` in Python. Results go to
 // stdout; progress, messages and the next useful command go to stderr.
-#include <CLI/CLI.hpp>
 #include <fcntl.h>
 #include <signal.h>
 #include <unistd.h>
+#include <CLI/CLI.hpp>
 
 #include <array>
 #include <cerrno>
@@ -285,8 +285,7 @@ void print_claims_json(const Bundle& bundle, const std::vector<Claim>& claims) {
 int verify(const Options& options) {
     check_threads(options.threads);
     const Bundle bundle = Bundle::open(options.bundle);
-    const std::size_t targets =
-        options.target == "all" ? bundle.manifest().targets.size() : 1;
+    const std::size_t targets = options.target == "all" ? bundle.manifest().targets.size() : 1;
     Steps steps(2 + targets, options.quiet);
     const auto claims =
         verify(bundle, options.target, options.threads, [&](const auto& step) { steps(step); });
@@ -521,12 +520,13 @@ int run(int count, char** words, Options& options) {
     std::int64_t batch_size = 1;
 
     CLI::App* info_command =
-        add(app, "info",
-            "Say what a bundle is and claims. Checks the manifest and the file sizes.", "",
-            options);
+        add(app, "info", "Say what a bundle is and claims. Checks the manifest and the file sizes.",
+            "", options);
     CLI::App* verify_command =
-        add(app, "verify", "Re-check what a bundle claims: every byte, and its goldens. The exit "
-                           "code is the verdict: 0 true, 1 false.", "", options);
+        add(app, "verify",
+            "Re-check what a bundle claims: every byte, and its goldens. The exit "
+            "code is the verdict: 0 true, 1 false.",
+            "", options);
     add_engine(verify_command, options, "all", "Goldens in one target; all otherwise.");
     CLI::App* classify_command =
         add(app, "classify",
@@ -561,8 +561,7 @@ int run(int count, char** words, Options& options) {
         return 0;
     } catch (const CLI::ParseError& error) {
         const auto chosen = app.get_subcommands();
-        const std::string name =
-            program + (chosen.empty() ? "" : " " + chosen.front()->get_name());
+        const std::string name = program + (chosen.empty() ? "" : " " + chosen.front()->get_name());
         throw Error(Code::E_USAGE, name).got(error.what()).hint("Run: " + name + " --help");
     }
     if (info_command->parsed()) {
@@ -598,10 +597,10 @@ void answer_signals(bool json) {
     interrupted_line = error.line() + "\n";
     interrupted_document = json ? error_document(error).dump(1, ' ', true) + "\n" : "";
     for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
-        struct sigaction before {};
+        struct sigaction before{};
         ::sigaction(number, nullptr, &before);
         if (before.sa_handler != SIG_IGN) {
-            struct sigaction action {};
+            struct sigaction action{};
             action.sa_handler = leave;
             ::sigaction(number, &action, nullptr);
         }

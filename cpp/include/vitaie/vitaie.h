@@ -214,16 +214,15 @@ VITAIE_API vitaie_error* vitaie_model_preprocess(const vitaie_model* model,
 /// \param logits Where they go.
 /// \param logits_size Numbers that `logits` has room for: count * classes, or it is an error.
 VITAIE_API vitaie_error* vitaie_model_logits(const vitaie_model* model, const float* batch,
-                                             size_t batch_size, float* logits,
-                                             size_t logits_size);
+                                             size_t batch_size, float* logits, size_t logits_size);
 
 /// Writes the most probable classes of an image, the first the most probable.
 ///
 /// \param top_k How many `predictions` has room for, at least 1.
 /// \param found Where it goes how many were written: `top_k`, or all classes when they are fewer.
-VITAIE_API vitaie_error* vitaie_model_classify(const vitaie_model* model,
-                                               const vitaie_image* image, size_t top_k,
-                                               vitaie_prediction* predictions, size_t* found);
+VITAIE_API vitaie_error* vitaie_model_classify(const vitaie_model* model, const vitaie_image* image,
+                                               size_t top_k, vitaie_prediction* predictions,
+                                               size_t* found);
 
 /// Writes the most probable classes of each of several images. The engine works on one batch while
 /// the next are decoded on a pool of threads.

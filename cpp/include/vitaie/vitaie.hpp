@@ -92,11 +92,11 @@ struct BytesView {
 /// as long as it.
 class Image {
   public:
-    Image(const char* path) : image_(vitaie_image_path(path)) {}          // NOLINT: a conversion
-    Image(const std::string& path) : image_(vitaie_image_path(path.c_str())) {}          // NOLINT
+    Image(const char* path) : image_(vitaie_image_path(path)) {}  // NOLINT: a conversion
+    Image(const std::string& path) : image_(vitaie_image_path(path.c_str())) {}            // NOLINT
     Image(const std::filesystem::path& path) : image_(vitaie_image_path(path.c_str())) {}  // NOLINT
-    Image(BytesView bytes) : image_(vitaie_image_bytes(bytes.data, bytes.size)) {}       // NOLINT
-    Image(const ImageView& view)                                                         // NOLINT
+    Image(BytesView bytes) : image_(vitaie_image_bytes(bytes.data, bytes.size)) {}         // NOLINT
+    Image(const ImageView& view)                                                           // NOLINT
         : image_(vitaie_image_pixels(view.data, size_of(view), view.width, view.height, view.stride,
                                      static_cast<std::int32_t>(view.order))) {}
 
