@@ -1,7 +1,7 @@
 #!/bin/sh
 # What the C++ loader is built with: installed where it may be, or said plainly to be missing.
 set -eu
-packages='catch2 libcli11-dev libjpeg62-turbo-dev libpng-dev libssl-dev'
+packages='catch2 libcli11-dev libjpeg62-turbo-dev libpng-dev libssl-dev nlohmann-json3-dev'
 
 missing() {
     echo "setup: $1" >&2
@@ -24,8 +24,9 @@ done
 sudo=
 [ "$(id -u)" = 0 ] || sudo=$(command -v sudo || true)
 [ "$(id -u)" = 0 ] || [ -n "$sudo" ] || missing "packages are missing: apt-get install$wanted"
+wait='-o DPkg::Lock::Timeout=300' # for another installation, which may be running
 echo "setup: installing$wanted" >&2
 # shellcheck disable=SC2086  # a list of words
-{ $sudo apt-get install -y -q $wanted ||
-    { $sudo apt-get update -q && $sudo apt-get install -y -q $wanted; }; } >&2 ||
+{ $sudo apt-get $wait install -y -q $wanted ||
+    { $sudo apt-get update -q && $sudo apt-get $wait install -y -q $wanted; }; } >&2 ||
     missing "packages could not be installed: apt-get install$wanted"
