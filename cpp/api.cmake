@@ -11,7 +11,9 @@ if(VITAIE_BUILD_TOOLS)
   vitaie_need(CLI11 libcli11-dev)
   vitaie_need(nlohmann_json nlohmann-json3-dev)
   # Made of the library's objects: it prints what the C interface does not show.
-  add_executable(vitaie-edge tools/vitaie-edge.cpp)
+  add_executable(vitaie-edge tools/bench.cpp tools/commands.cpp tools/console.cpp
+                             tools/environment.cpp tools/measurement.cpp tools/timing.cpp
+                             tools/vitaie-edge.cpp)
   target_compile_definitions(vitaie-edge PRIVATE VITAIE_VERSION="${version}")
   target_link_libraries(vitaie-edge PRIVATE vitaie_objects vitaie_flags CLI11::CLI11
                                             nlohmann_json::nlohmann_json)
@@ -21,7 +23,8 @@ if(VITAIE_BUILD_TOOLS)
   endif()
 endif()
 if(VITAIE_BUILD_TESTS)
-  list(APPEND VITAIE_TESTS tests/test_model.cpp tests/test_output.cpp)
+  list(APPEND VITAIE_TESTS tests/test_measurement.cpp tests/test_model.cpp tests/test_output.cpp
+       tools/environment.cpp tools/measurement.cpp)
   # What pytest asks for verdicts on archives, to compare them with Python's; and what it asks for
   # all that the C and C++ interfaces do, linked as a stranger's program is.
   add_executable(vitaie-check-archives tests/check_archives.cpp)

@@ -169,6 +169,13 @@ const Target& choose_target(const Manifest& manifest, std::string_view wanted) {
     throw Error(*code, manifest.name).got(reasons);
 }
 
+std::map<std::string, std::string> engine_packages(const Target& target) {
+    if (target.backend != "torchscript" || torch_library().engine == nullptr) {
+        return {};
+    }
+    return {{"torch", torch_library().engine->running}};
+}
+
 void check_threads(std::int64_t threads) {
     if (threads < 0 || threads > max_threads) {
         throw Error(Code::E_ARGUMENT, "threads")

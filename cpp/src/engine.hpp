@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -50,6 +51,10 @@ std::optional<Missing> missing_for(const Target& target);
 /// \throws Error `E_TARGET_UNKNOWN`; `E_EXTRA_MISSING` or `E_TARGET_UNAVAILABLE` with what is
 ///     missing.
 const Target& choose_target(const Manifest& manifest, std::string_view wanted);
+
+/// Returns the packages that a target runs in, with the versions that are loaded, as records keep
+/// them. The target can run here.
+std::map<std::string, std::string> engine_packages(const Target& target);
 
 /// \throws Error `E_ARGUMENT`, unless it is 0, for the engine's own choice, or 1 to 1024.
 void check_threads(std::int64_t threads);
