@@ -190,6 +190,18 @@ def test_too_little_address_space_for_the_imports_is_5(small_bundle: Path, limit
     assert ErrorOutput.model_validate_json(done.stdout).error.message == done.stderr.strip()
 
 
+@pytest.mark.parametrize("limit", [6, 7, 8, 12, 18, 19, 20])
+def test_too_few_open_files_are_the_process_limit_and_5(small_bundle: Path, limit: int) -> None:
+    """Whatever meets the limit: a folder, a file, memory that is mapped, an import."""
+    done = shell(f'ulimit -n {limit}; "$@"', "classify", small_bundle, CAT, "-q", "--target=cpu")
+    assert done.returncode == 5
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("E_DISK: ")
+    assert "Too many open files" in done.stderr
+    assert done.stderr.endswith("Allow more open files (ulimit -n), then run it again.\n")
+    assert "standard output" not in done.stderr
+
+
 @pytest.mark.parametrize(
     "error",
     [

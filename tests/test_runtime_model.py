@@ -122,6 +122,13 @@ def test_what_is_no_batch_is_refused(
     assert code_of(caught.value) == ("E_BATCH", 2)
 
 
+TRACE = """The following operation failed in the TorchScript interpreter.
+Traceback of TorchScript, serialized code (most recent call last):
+  File "code/__torch__/timm/models/vision_transformer.py", line 12, in forward
+    x0 = alloc(x)
+"""
+
+
 def test_an_engine_that_fails_is_the_bundles_fault_or_lacks_memory(
     model: runtime.Model, batch: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +146,8 @@ def test_an_engine_that_fails_is_the_bundles_fault_or_lacks_memory(
         (RuntimeError("no kernel"), ("E_BUNDLE_ENGINE", 1)),
         (RuntimeError("Failed to allocate memory"), ("E_MEMORY", 5)),
         (MemoryError(), ("E_MEMORY", 5)),
+        (RuntimeError(TRACE + "RuntimeError: could not create a primitive\n"), ("E_MEMORY", 5)),
+        (RuntimeError(TRACE + "RuntimeError: bad shapes\n"), ("E_BUNDLE_ENGINE", 1)),
         (np.zeros((2, 5), np.float32), ("E_BUNDLE_ENGINE", 1)),
         (np.zeros((1, 4), np.float32), ("E_BUNDLE_ENGINE", 1)),
         (np.zeros((1, 5), np.float64), ("E_BUNDLE_ENGINE", 1)),
@@ -147,6 +156,7 @@ def test_an_engine_that_fails_is_the_bundles_fault_or_lacks_memory(
         with pytest.raises(VitaieError) as caught:
             model.logits(batch[:1])
         assert code_of(caught.value) == code
+        assert "alloc(" not in (caught.value.got or "")
 
 
 # Images and predictions

@@ -36,7 +36,13 @@ def _run(name: str, module: str) -> None:
     import os
     import resource
 
-    from vitaie.manifests.errors import DiskError, VitaieError, error_codes, is_out_of_memory
+    from vitaie.manifests.errors import (
+        DiskError,
+        VitaieError,
+        error_codes,
+        is_out_of_files,
+        is_out_of_memory,
+    )
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         hint = "Nothing was left behind; run it again to start over."
@@ -53,6 +59,9 @@ def _run(name: str, module: str) -> None:
             raise MemoryError(f"{limit // 2**20} MiB allowed (ulimit -v)")
         importlib.import_module(module).main()
     except (ImportError, MemoryError, OSError) as error:
+        if is_out_of_files(error):
+            hint = "Allow more open files (ulimit -n), then run it again."
+            sys.exit(_tell(DiskError("E_DISK", name, got=error, hint=hint)))
         if not is_out_of_memory(error):
             raise
         hint = f"Close other programs, or allow more than {_MIN_ADDRESS_SPACE // 2**20} MiB."

@@ -65,6 +65,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def is_out_of_files(error: BaseException) -> bool:
+    """Say whether an error means that no more files may be open, of Python or of the loader."""
+    return (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)) or (
+        isinstance(error, ImportError) and "too many open files" in str(error).lower()
+    )
+
+
 class VitaieError(Exception):
     """What a user can cause. ``str()`` is one line: code, where, what, expected, got, what to do.
 

@@ -20,7 +20,13 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import numpy as np
 
 from vitaie.manifests.digests import CHUNKED_ABOVE
-from vitaie.manifests.errors import BundleError, InputError, ManifestError, VitaieError
+from vitaie.manifests.errors import (
+    BundleError,
+    InputError,
+    ManifestError,
+    VitaieError,
+    is_out_of_files,
+)
 from vitaie.runtime._bytes import FETCH_AGAIN, Bytes, wrong_size
 from vitaie.runtime._files import disk_error
 
@@ -326,7 +332,7 @@ def _check_file(status: os.stat_result, where: str) -> None:
 
 
 def _unreadable(error: OSError, where: str) -> VitaieError:
-    if error.errno in (errno.EMFILE, errno.ENFILE):  # this process's limit, no fault of the bundle
+    if is_out_of_files(error):  # this process's limit, no fault of the bundle
         return disk_error(where, error)
     if error.errno == errno.ELOOP:  # O_NOFOLLOW met a symbolic link
         return BundleError("E_BUNDLE_FILE_LINKED", where, got="a symbolic link")

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from vitaie.manifests.digests import CHUNK_SIZE, CHUNKED_ABOVE
-from vitaie.manifests.errors import BundleError, DiskError, VitaieError
-from vitaie.runtime._files import disk_errors
+from vitaie.manifests.errors import BundleError, DiskError, VitaieError, is_out_of_files
+from vitaie.runtime._files import disk_error, disk_errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vitaie.manifests.manifest import Artifact
 
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-_NO_MEMORY = (errno.ENOMEM, errno.ENOSPC, errno.EFBIG, errno.EMFILE)
+_NO_MEMORY = (errno.ENOMEM, errno.ENOSPC, errno.EFBIG)
 _T = TypeVar("_T")
 FETCH_AGAIN = "The bundle was changed after it was published; fetch it again."
 
@@ -157,6 +157,8 @@ class Bytes:
         if error.errno in _NO_MEMORY:
             expected = f"{self.size} bytes of memory"
             return DiskError("E_MEMORY", self._where, expected=expected, got=error.strerror)
+        if is_out_of_files(error):
+            return disk_error(self._where, error)
         return BundleError("E_BUNDLE_FILE_UNREADABLE", self._where, got=error.strerror)
 
     def _hash(self, start: int, end: int) -> str:

@@ -28,11 +28,12 @@ from vitaie.manifests.errors import (
     InputError,
     VitaieError,
     error_codes,
+    is_out_of_files,
     is_out_of_memory,
     printable,
 )
 from vitaie.runtime._bundle import MANIFEST_NAME, locate
-from vitaie.runtime._files import raise_on_signals
+from vitaie.runtime._files import MORE_FILES, raise_on_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,6 +119,10 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> 
             raise
         return _fail(DiskError("E_MEMORY", name, got=error, hint="Allow more processes."), as_json)
     except (ImportError, MemoryError, OSError) as error:
+        if is_out_of_files(error):
+            where, got = getattr(error, "filename", None), getattr(error, "strerror", None)
+            refused = DiskError("E_DISK", where or name, got=got or error, hint=MORE_FILES)
+            return _fail(refused, as_json)
         if is_out_of_memory(error):
             got = str(error) or None
             hint = "Close other programs, or allow more memory."

@@ -18,13 +18,15 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, Union
 
-from vitaie.manifests.errors import DiskError, InputError, StoreError
+from vitaie.manifests.errors import DiskError, InputError, StoreError, is_out_of_files
 
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
 _BROKEN = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EMFILE, errno.ENFILE)
 DISK_FAULTS = frozenset(_OUT_OF_SPACE + _NOT_ALLOWED + _BROKEN)
 """What only a disk, a file system or a limit says; other numbers may be a program's mistake."""
+
+MORE_FILES = "Allow more open files (ulimit -n), then run it again."
 
 _NO_SUCH_RENAME = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _NO_UNNAMED_FILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
@@ -72,6 +74,8 @@ def disk_error(where: object, error: OSError) -> DiskError:
         hint = "Name a place that you may write to."
     elif error.errno in _NO_SUCH_RENAME:
         hint = "Name a place on a local file system, such as ext4, xfs, btrfs or tmpfs."
+    elif is_out_of_files(error):
+        hint = MORE_FILES
     elif error.errno == errno.ENAMETOOLONG:
         hint = "Name a shorter path."
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import operator
 import os
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,6 +33,8 @@ _ALIASES = {"cpu": "onnxruntime-cpu-fp32"}
 _BACKENDS: dict[str, ModuleType] = {"onnxruntime": _onnxruntime, "torchscript": _torchscript}
 _MAX_MMAP_THRESHOLD = 2**25  # DEFAULT_MMAP_THRESHOLD_MAX of glibc on 64 bits
 _MAX_THREADS = 1024  # engines start as many as they are told, and may never be done with it
+_NO_MEMORY = re.compile(r"alloc|could not create a primitive\Z")
+"""What engines say when they get no memory; the second is oneDNN, for code it makes as it runs."""
 _PREFERENCE = ("onnxruntime", "torchscript")
 
 
@@ -355,11 +358,11 @@ def run(engine: Engine, batch: NDArray[np.float32], manifest: Manifest) -> NDArr
     try:
         logits = engine.logits(batch)
     except Exception as error:  # engines document no exception classes
-        if isinstance(error, MemoryError) or "alloc" in str(error):
-            raise DiskError(
-                "E_MEMORY", manifest.name, got=error, hint="Use a smaller batch."
-            ) from None
-        raise BundleError("E_BUNDLE_ENGINE", manifest.name, got=error) from None
+        got = _reason(error)
+        if isinstance(error, MemoryError) or _NO_MEMORY.search(got):
+            hint = "Use a smaller batch, or allow more memory."
+            raise DiskError("E_MEMORY", manifest.name, got=got, hint=hint) from None
+        raise BundleError("E_BUNDLE_ENGINE", manifest.name, got=got) from None
     expected = (len(batch), manifest.model.classes)
     if logits.shape != expected or logits.dtype != np.float32:
         got = f"{logits.dtype} {list(logits.shape)}"
@@ -369,6 +372,12 @@ def run(engine: Engine, batch: NDArray[np.float32], manifest: Manifest) -> NDArr
     if not np.isfinite(logits).all():
         raise BundleError("E_BUNDLE_ENGINE", manifest.name, got="logits that are not finite")
     return logits
+
+
+def _reason(error: Exception) -> str:
+    """Return what an engine says; of TorchScript the end, after the trace of its own code."""
+    text = str(error).strip()
+    return text.splitlines()[-1] if "Traceback of TorchScript" in text else text
 
 
 def open_engine(bundle: Bundle, target: Target, threads: int | None) -> Engine:
