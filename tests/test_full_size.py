@@ -19,9 +19,12 @@ from tests.support import numpy_vit
 from tests.support.untyped import torch
 from vitaie.builder.build import TARGETS, TOLERANCE
 from vitaie.builder.checkpoint import describe, read_checkpoint
+from vitaie.builder.device_graph import make_device_graph
 from vitaie.builder.module import convert
 from vitaie.manifests.card import load_card
 from vitaie.runtime import load, verify
+from vitaie.runtime._bundle import open_bundle
+from vitaie.runtime._torchscript import load_module
 from vitaie.runtime._verify import UNSEEN, relative_difference
 
 VARIANTS = (
@@ -101,6 +104,23 @@ def test_a_batch_of_eight_equals_the_module(made: Made) -> None:
     for target in TARGETS:
         with load(made.bundle, target=target) as model:
             assert relative_difference(model.logits(images), expected) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        name if name == "vit_base_patch32_224" else pytest.param(name, marks=pytest.mark.long)
+        for name in VARIANTS
+    ],
+    indirect=True,
+    scope="module",
+)
+def test_the_graph_for_a_device_gives_the_source_models_logits(made: Made) -> None:
+    with open_bundle(made.bundle) as bundle:
+        source, model = load_module(bundle, "the test"), bundle.manifest.model
+    graph = make_device_graph(source, model, 2)
+    assert graph.difference <= 1e-5
+    assert graph.before.total > graph.after.total
 
 
 def test_the_bundle_is_verified_and_hardly_larger_than_the_checkpoint(made: Made) -> None:

@@ -44,6 +44,28 @@ def need_current_folder(where: str) -> None:
         raise TargetUnavailable("E_TARGET_UNAVAILABLE", where, got=got, hint=hint) from None
 
 
+def load_module(bundle: Bundle, where: str) -> Any:
+    """Return ``model.ts`` as a TorchScript module, its archive checked before torch sees it.
+
+    Raises:
+        TargetUnavailable: torch is not installed; ``where`` is who needs it.
+        BundleError: A digest is wrong, or the archive is not built as a bundle's is.
+    """
+    if missing():
+        raise TargetUnavailable("E_EXTRA_MISSING", where, got=missing())
+    need_current_folder(where)
+    file = str(bundle.folder / "model.ts")
+    check_archive(bundle.read("model.ts").data, file)
+    torch: Any = importlib.import_module("torch")
+    try:
+        with bundle.file("model.ts") as path, warnings.catch_warnings():
+            for category in (DeprecationWarning, FutureWarning):  # of TorchScript itself
+                warnings.simplefilter("ignore", category)
+            return torch.jit.load(path, map_location="cpu").eval()
+    except Exception as error:  # torch documents no exception classes
+        raise BundleError("E_BUNDLE_ENGINE", file, got=error) from None
+
+
 class Engine:
     """A TorchScript module, loaded from verified bytes."""
 
@@ -54,23 +76,10 @@ class Engine:
             TargetUnavailable: torch is not installed.
             BundleError: A digest is wrong, or the archive is not built as a bundle's is.
         """
-        if missing():
-            raise TargetUnavailable("E_EXTRA_MISSING", target.id, got=missing())
-        need_current_folder(target.id)
-        where = str(bundle.folder / "model.ts")
-        check_archive(bundle.read("model.ts").data, where)
-        torch: Any = importlib.import_module("torch")
+        self._module = load_module(bundle, target.id)
+        self._torch: Any = importlib.import_module("torch")
         if threads is not None:
-            torch.set_num_threads(threads)
-        try:
-            with bundle.file("model.ts") as path, warnings.catch_warnings():
-                for category in (DeprecationWarning, FutureWarning):  # of TorchScript itself
-                    warnings.simplefilter("ignore", category)
-                module: Any = torch.jit.load(path, map_location="cpu")
-        except Exception as error:  # torch documents no exception classes
-            raise BundleError("E_BUNDLE_ENGINE", where, got=error) from None
-        self._torch = torch
-        self._module = module.eval()
+            self._torch.set_num_threads(threads)
 
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return float32 [B, classes] for float32 [B, 3, H, W], any B of at least 1."""
