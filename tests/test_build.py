@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -315,6 +317,32 @@ def test_a_graph_that_disagrees_is_not_published(
         lambda: build_bundle(str(card), npz, Options(store=store)),
     )
     assert build.ONNX_TARGET in str(error)
+
+
+@pytest.mark.parametrize(
+    ("limit", "size", "line"),
+    [
+        (resource.RLIMIT_FSIZE, 100_000, "E_DISK: model.ts: .*File too large"),
+        (resource.RLIMIT_FSIZE, 0, "E_DISK: TMPDIR: .*No usable temporary directory"),
+        (resource.RLIMIT_AS, 700 * 2**20, "E_MEMORY: vitaie-build: .*700 MiB allowed"),
+    ],
+)
+def test_a_limit_that_ends_torch_is_met_before_it(
+    tmp_path: Path, small_checkpoint: Checkpoint, limit: int, size: int, line: str
+) -> None:
+    """torch aborts when a write fails or memory is refused while it is imported."""
+    card, npz = small_checkpoint
+    vitaie_build = Path(sys.executable).with_name("vitaie-build")
+    done = subprocess.run(
+        [vitaie_build, "bundle", card, "--checkpoint", npz, "--store", tmp_path / "s", "--quiet"],
+        capture_output=True,
+        encoding="utf-8",
+        preexec_fn=lambda: resource.setrlimit(limit, (size, size)),
+    )
+    assert (done.returncode, done.stdout) == (5, "")
+    assert re.match(line, done.stderr)
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "s").exists()
 
 
 def test_a_checkpoint_that_changes_meanwhile_is_refused(

@@ -21,7 +21,7 @@ from vitaie.runtime._command import (
     steps,
     suggest,
 )
-from vitaie.runtime._torchscript import need_current_folder
+from vitaie.runtime._torchscript import need_room
 
 if TYPE_CHECKING:
     from vitaie.manifests.card import Profile
@@ -237,7 +237,7 @@ def _need_builder() -> None:
             raise TargetUnavailable(
                 "E_EXTRA_MISSING", package, hint="Install vitaie's extra [builder], as README says."
             )
-    need_current_folder("vitaie-build")
+    need_room("vitaie-build")
 
 
 app.command("verify")(verify_command)

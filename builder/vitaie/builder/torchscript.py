@@ -21,11 +21,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from vitaie.manifests.errors import BuildError
+from vitaie.runtime._files import disk_errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ALIGNMENT = 64
+_MAX_CODE = 2**22
+"""Bytes of an archive beside its tensors, with room to spare."""
 _DATE = (1980, 1, 1, 0, 0, 0)
 _LOCAL_HEADER_SIZE = 30
 _PADDING_ID = b"FB"  # the id that PyTorch itself gives its padding field
@@ -74,7 +77,8 @@ def export_torchscript(module: Any, example: NDArray[np.float32], path: Path) ->
     if _FUSED in str(traced.inlined_graph):
         raise BuildError("E_BUILD_DISAGREES", path.name, got=_FUSED, expected="unfused attention")
     tensors = {name: value.numpy() for name, value in module.state_dict().items()}
-    with _saved(traced, path.parent) as source:
+    size = sum(array.nbytes for array in tensors.values())
+    with _saved(traced, path.parent, size) as source:
         del traced
         with open(path, "xb") as target:
             return Export(_rewrite(source, target, tensors), outputs[0].numpy())
@@ -98,14 +102,17 @@ def _outputs(torch: Any, module: Any) -> Generator[list[Any], None, None]:
 
 
 @contextmanager
-def _saved(traced: Any, folder: Path) -> Generator[zipfile.ZipFile, None, None]:
-    """Yield what ``torch.jit.save`` writes, from a file in memory.
+def _saved(traced: Any, folder: Path, size: int) -> Generator[zipfile.ZipFile, None, None]:
+    """Yield what ``torch.jit.save`` writes, from a file in memory; ``size`` is of the tensors.
 
     torch aborts the whole process when a write fails, so it never writes to a disk; and it names
     the archive after the file, so the file in memory is reached through a link of that name.
     """
     descriptor = os.memfd_create("model.ts", os.MFD_CLOEXEC)
     try:
+        with disk_errors("model.ts"):  # a file that may not grow so large (ulimit -f)
+            os.ftruncate(descriptor, size + _MAX_CODE)
+            os.ftruncate(descriptor, 0)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".torchscript-") as temporary:
             link = Path(temporary) / "model.ts"
             link.symlink_to(f"/proc/self/fd/{descriptor}")

@@ -5,6 +5,7 @@ Results go to stdout; progress, messages and the next useful command go to stder
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -129,8 +130,11 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> 
             return _fail(DiskError("E_MEMORY", name, got=got, hint=hint), as_json)
         if not isinstance(error, OSError) or error.filename is not None:
             raise  # not ours to print: every file has its own error
-        _silence(1)
         got = error.strerror
+        if error.errno == errno.ENOENT:  # tempfile's, which some imports ask
+            hint = "Name a folder in it that may be written to."
+            return _fail(DiskError("E_DISK", "TMPDIR", got=got, hint=hint), as_json)
+        _silence(1)
         return _fail(DiskError("E_DISK", "standard output", got=got, hint=_STDOUT_HINT), False)
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import resource
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitaie.manifests.errors import BundleError, TargetUnavailable
+from vitaie.manifests.errors import BundleError, DiskError, TargetUnavailable
 from vitaie.runtime._torchscript_archive import check_archive
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from vitaie.runtime._bundle import Bundle
 
 
+_MIN_ADDRESS_SPACE = 2**30
+
+
 def missing() -> str:
     """Return what this machine lacks to run the engine."""
     if importlib.util.find_spec("torch") is None:
@@ -31,12 +35,19 @@ def missing() -> str:
     return ""
 
 
-def need_current_folder(where: str) -> None:
-    """Refuse to import torch in a folder that was deleted: its oneMKL would end the process.
+def need_room(where: str) -> None:
+    """Refuse to import torch where its libraries would end the process.
+
+    Its oneMKL does in a folder that was deleted; others do where address space is short.
 
     Raises:
         TargetUnavailable: The folder is gone.
+        DiskError: The process may have less than 1 GiB of address space.
     """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if 0 <= limit < _MIN_ADDRESS_SPACE:
+        got, hint = f"{limit // 2**20} MiB allowed (ulimit -v)", "PyTorch needs more."
+        raise DiskError("E_MEMORY", where, expected="at least 1024 MiB", got=got, hint=hint)
     try:
         os.getcwd()
     except FileNotFoundError:
@@ -53,7 +64,7 @@ def load_module(bundle: Bundle, where: str) -> Any:
     """
     if missing():
         raise TargetUnavailable("E_EXTRA_MISSING", where, got=missing())
-    need_current_folder(where)
+    need_room(where)
     file = str(bundle.folder / "model.ts")
     check_archive(bundle.read("model.ts").data, file)
     torch: Any = importlib.import_module("torch")
