@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Callable
 from pathlib import Path
+from struct import pack
 from typing import Any
 
 import numpy as np
@@ -184,7 +184,7 @@ def test_a_field_number_too_large_for_protobuf_hides_no_external_tensor(hidden: 
 
 def test_a_number_of_fixed_size_is_no_dimension() -> None:
     """protobuf skips a field whose wire type is another, so the shape is still [2, 3]."""
-    extra = pb.key(1, 1) + struct.pack("<Q", 1) + pb.key(1, 5) + struct.pack("<L", 1)
+    extra = pb.key(1, 1) + pack("<Q", 1) + pb.key(1, 5) + pack("<L", 1)
     assert external_tensors(pb.model(pb.tensor() + extra), "") == [RIGHT]
 
 
@@ -400,6 +400,7 @@ def node(operator: str, *inputs: str, domain: str = "", attribute: bytes = b"") 
 
 
 FLOAT_CONSTANT = pb.integer(2, pb.FLOAT) + pb.data(8, "two")
+INTEGERS = pb.integer(2, 7) + pb.data(8, "shape")
 INTEGER_CONSTANT = pb.integer(2, 6) + pb.data(8, "zero")
 HOSTILE_GRAPHS = {
     "an endless loop": pb.model(graph=node("Loop")),
@@ -409,6 +410,15 @@ HOSTILE_GRAPHS = {
     "a known operator of another domain": pb.model(graph=node("Gemm", domain="x")),
     "an integer division": pb.model(INTEGER_CONSTANT, graph=node("Div", "x", "zero")),
     "a division by a result": pb.model(graph=node("Div", "x", "y")),
+    "an integer that counts for minutes": pb.model(INTEGERS + pb.data(9, pack("<q", 2**31 - 1))),
+    "an integer below -1": pb.model(INTEGERS + pb.data(9, pack("<q", -2))),
+    "an integer in a second place": pb.model(
+        INTEGERS + pb.data(9, pack("<q", 1)) + pb.integer(7, 1)
+    ),
+    "a constant of another type": pb.model(INTEGER_CONSTANT),
+    "a shape that is computed": pb.model(graph=node("Reshape", "x", "y")),
+    "a shape of floats": pb.model(FLOAT_CONSTANT, graph=node("Reshape", "x", "two")),
+    "a shape that is declared": pb.model(graph=pb.data(13, b"")),
     "a subgraph": pb.model(graph=node("Softmax", attribute=pb.data(5, pb.data(6, b"")))),
     "a function": pb.model(rest=pb.data(25, b"")),
     "training": pb.model(rest=pb.data(20, b"")),
@@ -427,6 +437,18 @@ def test_a_division_by_a_float_constant_is_gelus() -> None:
     check_operators(pb.model(FLOAT_CONSTANT, graph=node("Div", "x", "two")), "model.onnx")
 
 
+def test_a_shape_of_integers_from_minus_1_to_2_24_is_a_transformers() -> None:
+    shape = INTEGERS + pb.data(9, pack("<3q", -1, 0, 2**24))
+    check_operators(pb.model(shape, graph=node("Reshape", "x", "shape")), "model.onnx")
+
+
+def test_a_dimension_that_would_keep_the_engine_busy_is_refused(bundle: Path) -> None:
+    """ONNX Runtime turns the three of queries, keys and values into as many slices."""
+    heads = pack("<5q", -1, 5, 3, 2, 16)
+    other_graph(bundle, heads, heads[:16] + pack("<q", 2**31 - 1) + heads[24:])
+    refused(bundle, "E_ONNX_OPERATOR")
+
+
 def test_a_graph_with_an_unknown_operator_is_refused(
     bundle: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -440,7 +462,7 @@ def test_a_graph_that_fails_when_it_runs_is_the_bundles_fault(
 ) -> None:
     """The class token is looked for at 9, where there are fewer tokens."""
     constant = pb.data(8, "first") + pb.data(9, bytes(8))
-    other_graph(bundle, constant, constant[:-8] + struct.pack("<q", 9))
+    other_graph(bundle, constant, constant[:-8] + pack("<q", 9))
     with runtime.load(bundle, target="cpu") as model, pytest.raises(BundleError) as caught:
         model.classify(np.zeros((40, 40, 3), np.uint8))
     assert caught.value.code == "E_BUNDLE_ENGINE"

@@ -9,6 +9,7 @@ can hold a tensor.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Union
 
@@ -56,6 +57,9 @@ _OPERATORS = frozenset(
 )
 _MAX_DEPTH = 12
 _FLOAT = 1
+_INT64 = 7
+_MAX_SIZE = 2**24
+"""Of a dimension or an index in the graph: ONNX Runtime counts up to some of them as it loads."""
 _EXTERNAL = 1
 
 
@@ -96,18 +100,22 @@ def check_operators(model: bytes, where: str) -> None:
     """See that the graph is made of the operators a Vision Transformer's is, and of nothing else.
 
     ONNX Runtime's operators are not safe on hostile graphs: an integer division by zero ends the
-    process, a ``Loop`` need not end, and some read outside their tensors.
+    process, a ``Loop`` need not end, some read outside their tensors, and a dimension of 2^31 keeps
+    its optimiser busy for minutes.
 
     Raises:
         BundleError: Another operator or domain, a function, a subgraph or a tensor as attribute,
-            or a division by anything but a float32 constant.
+            a division by anything but a float32 constant, a shape that is no constant, an integer
+            that no size or index of a Vision Transformer is.
     """
 
     def refuse(got: object) -> BundleError:
         return BundleError("E_ONNX_OPERATOR", where, got=got)
 
-    constants: set[str] = set()
+    floats: set[str] = set()
+    integers: set[str] = set()
     divisors: list[str] = []
+    shapes: list[str] = []
     try:
         for number, value in _fields(memoryview(model)):
             if number in (20, 25):
@@ -117,20 +125,25 @@ def check_operators(model: bytes, where: str) -> None:
             for kind, item in _fields(value):
                 if not isinstance(item, memoryview):
                     continue
-                if kind == 15:
-                    raise refuse("a sparse tensor")
+                if kind in (13, 15):
+                    raise refuse("a sparse tensor or a shape that is declared")
                 if kind == 5 and _external(item) is None:
-                    constants.update(_float_name(item))
+                    name, is_float = _constant(item, refuse)
+                    (floats if is_float else integers).add(name)
                 if kind == 1:
                     operator, domain, inputs = _node(item, refuse)
                     if domain or operator not in _OPERATORS:
                         raise refuse(f"{domain}:{operator}")
                     divisors += inputs[1:2] if operator == "Div" else []
+                    shapes += inputs[1:2] if operator == "Reshape" else []
     except (ValueError, IndexError, UnicodeDecodeError) as error:
         raise BundleError("E_ONNX_MALFORMED", where, got=error) from None
     for name in divisors:
-        if name not in constants:
+        if name not in floats:
             raise refuse(f"a division by {name}")
+    for name in shapes:
+        if name not in integers:
+            raise refuse(f"a shape {name}")
 
 
 def _node(
@@ -155,15 +168,26 @@ def _node(
     return operator, domain, inputs
 
 
-def _float_name(tensor: memoryview) -> list[str]:
-    """Return the tensor's name if it is float32."""
+def _constant(tensor: memoryview, refuse: Callable[[object], BundleError]) -> tuple[str, bool]:
+    """Return a constant's name and whether it is float32; of int64 its numbers are judged."""
     name, data_type = "", 0
+    numbers: list[int] = []
+    plain = True
     for number, value in _fields(tensor):
         if number == 2 and isinstance(value, int):
             data_type = value
         elif number == 8 and isinstance(value, memoryview):
             name = bytes(value).decode("utf-8")
-    return [name] if data_type == _FLOAT else []
+        elif number == 9 and isinstance(value, memoryview):
+            whole = len(value) // 8 * 8
+            numbers += struct.unpack(f"<{whole // 8}q", value[:whole])
+        elif number != 1:
+            plain = False
+    if data_type == _FLOAT:
+        return name, True
+    if data_type != _INT64 or not plain or not all(-1 <= n <= _MAX_SIZE for n in numbers):
+        raise refuse(f"a constant {name} of other than float32, or int64 from -1 to {_MAX_SIZE}")
+    return name, False
 
 
 def _tensors(
