@@ -33,6 +33,7 @@ from vitaie.manifests.errors import (
     is_out_of_memory,
     printable,
 )
+from vitaie.runtime import _ascend
 from vitaie.runtime._bundle import MANIFEST_NAME, locate
 from vitaie.runtime._files import MORE_FILES, raise_on_signals
 
@@ -139,12 +140,13 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> 
 
 
 def leave(code: int) -> NoReturn:
-    """End the process, now that ``run`` has flushed what it printed.
+    """End the process, now that ``run`` has flushed what it printed, and a device is given back.
 
     Taking torch's modules apart lasts a second and gives back nothing that the system does not.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # what was asked for is done
+    _ascend.finish()
     if "torch" in sys.modules:
         os._exit(code)
     sys.exit(code)

@@ -354,9 +354,12 @@ def run(engine: Engine, batch: NDArray[np.float32], manifest: Manifest) -> NDArr
     Raises:
         BundleError: The engine fails, or gives something else.
         DiskError: There is not enough memory.
+        TargetUnavailable: The device fails.
     """
     try:
         logits = engine.logits(batch)
+    except TargetUnavailable:  # a device that went away; the bundle is not at fault
+        raise
     except Exception as error:  # engines document no exception classes
         got = _reason(error)
         if isinstance(error, MemoryError) or _NO_MEMORY.search(got):

@@ -29,7 +29,7 @@ from PIL import Image as PillowImage
 
 from vitaie.manifests.digests import sha256
 from vitaie.manifests.errors import BundleError, DiskError, VitaieError, is_out_of_memory
-from vitaie.runtime import _images
+from vitaie.runtime import _ascend, _images
 from vitaie.runtime._bundle import open_bundle
 from vitaie.runtime._model import Model, choose_target, load
 from vitaie.runtime._verify import check_golden_stages, check_logits
@@ -436,6 +436,7 @@ def main(clock: Clock = time.perf_counter_ns) -> None:
     threading.Thread(target=_end_with_parent, name="vitaie-parent", daemon=True).start()
     with open(channel, "w", encoding="ascii") as stream:
         json.dump(answer(request, clock), stream)
+    _ascend.finish()
     os._exit(0)  # taking an engine apart can last a second
 
 
