@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from vitaie.manifests.errors import InputError, TargetUnavailable, printable
+from vitaie.runtime._bundle import open_bundle
 from vitaie.runtime._cli import verify_command
 from vitaie.runtime._command import (
+    BundlePath,
     Json,
     Quiet,
     Version,
@@ -188,6 +190,40 @@ def bundle(
 
 
 @app.command()
+def analyze(
+    bundle: BundlePath,
+    data: Annotated[
+        Optional[Path],
+        typer.Option(metavar="DIR", help="A dataset to draw images of; the goldens otherwise."),
+    ] = None,
+    sample: Annotated[int, typer.Option(metavar="N", help="How many images are drawn.")] = 64,
+    seed: Annotated[int, typer.Option(metavar="S", help="Of the drawing.")] = 0,
+    every: Annotated[bool, typer.Option("--all", help="Show every layer.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say what half precision would do to a bundle's model, layer by layer, before any device.
+
+    It is emulated on the CPU, under assumptions that it prints; it needs torch alone.
+
+    Example: vitaie-build analyze bundles/vit_base_patch16_224 --data ImageNet
+    """
+    _need_torch()
+    from vitaie.builder import half_precision
+
+    with open_bundle(bundle) as opened:
+        folder, goldens = opened.folder, len(opened.manifest.goldens)
+    images = goldens if data is None else max(sample, 0)
+    with steps(["image"] * images, quiet) as start:
+        found = half_precision.analyze(folder, data, sample=sample, seed=seed, progress=start)
+    if as_json:
+        print_json(half_precision.output(found))
+    else:
+        print("\n".join(half_precision.describe(found, every)))
+    suggest(quiet, "vitaie", "info", folder)
+
+
+@app.command()
 def doctor(as_json: Json = False, quiet: Quiet = False) -> None:
     """Say what this machine has: packages, devices, and what each target still needs.
 
@@ -229,6 +265,13 @@ def _level(text: str) -> int:
     if text not in ("0", "1", "2"):
         raise InputError("E_ARGUMENT", "--optim-level", expected="0, 1 or 2", got=text)
     return int(text)
+
+
+def _need_torch() -> None:
+    if importlib.util.find_spec("torch") is None:
+        hint = "Install vitaie's extra [torch], as README says."
+        raise TargetUnavailable("E_EXTRA_MISSING", "torch", hint=hint)
+    need_current_folder("vitaie-build")
 
 
 def _need_builder() -> None:

@@ -206,6 +206,48 @@ class BundleOutput(_Output):
     claims: list[ClaimOutput]
 
 
+class LayerOutput(_Output):
+    """One value of the model: magnitudes in float32, and how its rounded values compare.
+
+    ``square`` and ``square_sum`` are of a LayerNorm's deviations, ``score`` of a softmax; what is
+    not finite is null.
+    """
+
+    name: str
+    largest: Optional[float]
+    headroom: Optional[float]
+    square: Optional[float]
+    square_sum: Optional[float]
+    score: Optional[float]
+    overflows: int
+    cosine: float
+    risks: list[str]
+
+
+class FlipOutput(_Output):
+    """An image whose first class changes; ``half`` is -1 when its logits are not finite."""
+
+    image: str
+    exact: int
+    half: int
+    margin: float
+
+
+class AnalyzeOutput(_Output):
+    """``vitaie-build analyze``: half precision emulated on the CPU, under ``assumptions``."""
+
+    path: str
+    version: str
+    inputs: Literal["goldens", "dataset"]
+    images: int
+    assumptions: list[str]
+    least_cosine: float
+    first_wrong: Optional[str]
+    top1_equal: int
+    flips: list[FlipOutput]
+    layers: list[LayerOutput]
+
+
 class TargetOutput(_Output):
     """One target, and what this machine still needs for it: nothing when it is empty."""
 

@@ -33,6 +33,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "output-variants": outputs.VariantsOutput,
     "output-checkpoint": outputs.CheckpointOutput,
     "output-bundle": outputs.BundleOutput,
+    "output-analyze": outputs.AnalyzeOutput,
     "output-doctor": outputs.DoctorOutput,
 }
 """Each schema's file name, without ``.json``, and the model it is made from."""
