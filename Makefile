@@ -6,8 +6,8 @@ BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
 CPP_OPTIONS ?= -DVITAIE_WERROR=ON
 
-.PHONY: help setup demo test test-light test-long test-device-env cpp cpp-test lint format bench \
-	schema clean
+.PHONY: help setup demo test test-light test-long test-device-env browser picture cpp cpp-test \
+	lint format bench schema clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -15,23 +15,29 @@ help: ## this list
 setup: $(READY) ## a virtual environment with the builder, the runtime and the tools
 
 $(READY): pyproject.toml constraints.txt scripts/setup.sh
-	PYTHON="$(PYTHON)" sh scripts/setup.sh $(VENV) '.[builder,demo,dev]' constraints.txt
+	PYTHON="$(PYTHON)" sh scripts/setup.sh $(VENV) '.[builder,report,demo,dev]' constraints.txt
 	@touch $@
 
 demo: setup ## train on digits, bundle, verify, classify; then one full-size model
 	$(BIN)/python examples/demo.py
 
-test: setup cpp-test ## all tests that fit 20 minutes on two cores, Python and C++
+test: setup cpp-test browser ## all tests that fit 20 minutes on two cores, Python and C++
 	$(BIN)/python -m pytest -q -m "not long"
 
 test-light: setup ## the runtime on Python 3.9, without torch
 	sh scripts/test_light.sh $(BIN)/python
 
-test-long: setup cpp ## what does not fit; its last result is docs/test-long.md
+test-long: setup cpp browser ## what does not fit; its last result is docs/test-long.md
 	$(BIN)/python -m pytest -m long --durations=0
 
 test-device-env: setup ## the vendor's environment: Python 3.9, torch 2.0.1, timm 0.6.13 (4.5 GB)
 	sh scripts/test_device_env.sh $(BIN)/python
+
+browser: ## what tests look at pages with: Chromium
+	sh scripts/setup_browser.sh
+
+picture: setup browser ## README's picture: the demo's report, made anew
+	$(BIN)/python -m tests.support.report_picture docs
 
 cpp: ## the C++ loader, in cpp/build
 	sh scripts/setup_cpp.sh

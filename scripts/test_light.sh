@@ -6,7 +6,7 @@ builder=$1
 python=$(sh scripts/python39.sh)
 if [ ! -e .venv-light/.ready ] || [ pyproject.toml -nt .venv-light/.ready ]; then
     PYTHON=$python sh scripts/setup.sh .venv-light . constraints-device.txt
-    .venv-light/bin/python -m pip install --quiet 'pytest>=8' 'hypothesis>=6'
+    .venv-light/bin/python -m pip install --quiet 'pytest>=8' 'hypothesis>=6' 'jinja2>=3.1'
     touch .venv-light/.ready
 fi
 work=$(mktemp -d)

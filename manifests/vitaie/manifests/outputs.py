@@ -168,6 +168,29 @@ class BenchOutput(_Output):
     peak_mib: float
 
 
+class ReportedOutput(_Output):
+    """One bundle of a report: how many of its claims are there, are false, were not checked."""
+
+    path: str
+    name: str
+    version: str
+    content_digest: str
+    holds: bool
+    claims: int
+    false: int
+    not_checked: int
+
+
+class ReportOutput(_Output):
+    """``vitaie report``: the page that was written, and the verdict on each bundle."""
+
+    output: str
+    size: int
+    sha256: str
+    pictures: int
+    bundles: list[ReportedOutput]
+
+
 class VariantOutput(_Output):
     """One variant that is known, with its published figures for each preprocessing."""
 

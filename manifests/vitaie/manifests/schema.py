@@ -30,6 +30,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "output-verify": outputs.VerifyOutput,
     "output-eval": outputs.EvalOutput,
     "output-bench": outputs.BenchOutput,
+    "output-report": outputs.ReportOutput,
     "output-variants": outputs.VariantsOutput,
     "output-checkpoint": outputs.CheckpointOutput,
     "output-bundle": outputs.BundleOutput,

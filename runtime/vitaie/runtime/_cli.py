@@ -395,6 +395,60 @@ def bench(
     return error.exit_code
 
 
+@app.command("report")
+def report_command(
+    bundles: Annotated[
+        list[str],
+        typer.Argument(metavar="BUNDLE…", help="Folders of versions, or that of all versions."),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE.html", help="A new file.")
+    ],
+    data: Annotated[
+        Optional[Path],
+        typer.Option(metavar="DIR", help="The dataset, for pictures of where two models differ."),
+    ] = None,
+    labels: Annotated[
+        Optional[Path], typer.Option(metavar="FILE", help="A flat dataset's labels; looked for.")
+    ] = None,
+    target: Annotated[
+        str, typer.Option("--target", metavar="ID", help="Goldens in one target; all otherwise.")
+    ] = "all",
+    threads: Threads = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Write one page on bundles: what failed or was not checked, then each number and how to check.
+
+    Every bundle is verified first, as by `vitaie verify`. The exit code is the verdict: 0 true,
+    1 when a claim is false, which the page then begins with. It needs the extra [report].
+
+    Example: vitaie report bundles/vit_base_patch16_224 -o report.html
+    """
+    from vitaie.runtime._report import write
+
+    options = write.Options(target, threads, data, labels)
+    with steps(write.steps_of(len(bundles)), quiet) as start:
+        written = write.report(bundles, output, options, progress=start)
+    if as_json:
+        print_json(written)
+    else:
+        for each in written.bundles:
+            verdict = "TRUE" if each.holds else "FALSE"
+            named = printable(f"{each.name} {each.version}: {verdict}")
+            print(named + f", {each.not_checked} not checked" * bool(each.not_checked))
+        print(f"{printable(output)}: {written.size:,} bytes, {written.pictures} pictures")
+    first = written.bundles[0]
+    if all(each.holds for each in written.bundles):
+        suggest(quiet, "vitaie", "verify", first.path, *(["--data", data] if data else []))
+        return 0
+    false = next(each for each in written.bundles if not each.holds)
+    hint = "Do not use this bundle for what it claims."
+    error = BundleError("E_CLAIM_FALSE", false.path, got=f"{false.false} claims", hint=hint)
+    say(str(error), quiet=False)
+    return 1
+
+
 def verify_output(folder: Path, verdict: "Verdict") -> "VerifyOutput":
     """Return the ``--json`` document of a verdict."""
     from vitaie.manifests.outputs import ClaimOutput, VerifyOutput
