@@ -1,4 +1,4 @@
-"""The whole way on real data: train, bundle, verify, classify; then one model at full size.
+"""The whole way on real data: train, bundle, verify, classify, report; then one model at full size.
 
 Every command is printed before it runs, as you would type it. Everything is written to one
 folder of the demo's own, and nothing is deleted. Run again, it replaces its checkpoints and
@@ -165,6 +165,8 @@ def show_digits(demo: Demo) -> Score:
     saved.write_text(answers, encoding="utf-8")
     score = score_answers(answers)
     print(score)
+    page = demo.folder / f"report-{bundle.name}.html"
+    demo.run("report", "vitaie", "report", bundle, "-o", page, "--data", folder / "val")
     return score
 
 

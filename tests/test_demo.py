@@ -105,6 +105,7 @@ def test_demo_prints_each_command_before_its_result(digits_demo: tuple[Path, str
         ("vitaie", "classify"),
         ("python", "classify.py"),
         ("vitaie", "classify"),
+        ("vitaie", "report"),
     ]
     assert (
         printed.index("$ vitaie verify")
@@ -116,7 +117,8 @@ def test_demo_prints_each_command_before_its_result(digits_demo: tuple[Path, str
 def test_demo_writes_only_what_it_says(digits_demo: tuple[Path, str]) -> None:
     folder, _ = digits_demo
     written = {path.name for path in folder.iterdir()}
-    assert written == {".vitaie-demo", "digits", "bundles", "held-out.json"}
+    files = {"held-out.json", "report-1.0.0.html"}
+    assert written == {".vitaie-demo", "digits", "bundles", *files}
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
