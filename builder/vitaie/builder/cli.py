@@ -271,7 +271,7 @@ def _need_torch() -> None:
     if importlib.util.find_spec("torch") is None:
         hint = "Install vitaie's extra [torch], as README says."
         raise TargetUnavailable("E_EXTRA_MISSING", "torch", hint=hint)
-    need_current_folder("vitaie-build")
+    need_room("vitaie-build")
 
 
 def _need_builder() -> None:
