@@ -102,6 +102,7 @@ def full_size(folder: Path, runs: int, images: int) -> Comparison:
     card = load_card(VARIANT)
     checkpoint = make(card, folder / card.checkpoint)
     command = [Path(sys.executable).with_name("vitaie-build"), "bundle", VARIANT, "--quiet"]
+    command.append("--skip-measure")
     built = run([*command, "--checkpoint", checkpoint, "--store", folder / "bundles"])
     data = photographs(images, folder / "photographs")
     bundle = Path(built.output.splitlines()[-1])

@@ -80,7 +80,7 @@ def digits_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Run the demo without its full-size model; return its folder and what it printed."""
     folder = tmp_path_factory.mktemp("demo") / "out"
     done = subprocess.run(
-        [sys.executable, str(DEMO), "--out", str(folder), "--skip-full-size"],
+        [sys.executable, str(DEMO), "--out", str(folder), "--skip-full-size", "--skip-speed"],
         capture_output=True,
         encoding="utf-8",
         check=False,

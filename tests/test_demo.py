@@ -10,6 +10,7 @@ import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from tests.conftest import DEMO
 from tests.support.untyped import torch
 from vitaie.builder._torchvision import import_torchvision
 from vitaie.manifests.card import load_card
+from vitaie.manifests.manifest import Manifest
 
 HELD_OUT = 360
 datasets: Any = importlib.import_module("sklearn.datasets")
@@ -101,6 +103,7 @@ def test_demo_prints_each_command_before_its_result(digits_demo: tuple[Path, str
         ("python", "train.py"),
         ("vitaie-build", "bundle"),
         ("vitaie", "verify"),
+        ("vitaie-build", "gate"),
         ("vitaie", "info"),
         ("vitaie", "classify"),
         ("python", "classify.py"),
@@ -109,16 +112,28 @@ def test_demo_prints_each_command_before_its_result(digits_demo: tuple[Path, str
     ]
     assert (
         printed.index("$ vitaie verify")
-        < printed.index("\nTRUE, 4 not checked\n")
+        < printed.index("\nTRUE, ")
         < printed.index("$ vitaie info")
     )
+
+
+def test_the_bundle_says_the_accuracy_that_it_had_to_show(
+    digits_demo: tuple[Path, str], digits_bundle: tuple[Path, Path]
+) -> None:
+    _, printed = digits_demo
+    manifest = Manifest.from_bytes((digits_bundle[0] / "manifest.json").read_bytes())
+    (record,) = manifest.accuracy
+    assert record.dataset.images == HELD_OUT
+    assert printed.splitlines()[-1].startswith(f"{record.top1.count} of {HELD_OUT} held-out")
+    assert [gate.require for gate in manifest.gates] == ["top1>=95.0", "agreement>=0.99"]
+    assert printed.count("pass: top1>=95.0: ") == 2  # by the gate command, and in info
 
 
 def test_demo_writes_only_what_it_says(digits_demo: tuple[Path, str]) -> None:
     folder, _ = digits_demo
     written = {path.name for path in folder.iterdir()}
     files = {"held-out.json", "report-1.0.0.html"}
-    assert written == {".vitaie-demo", "digits", "bundles", *files}
+    assert written == {".vitaie-demo", "digits", "bundles", "cache", *files}
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
@@ -165,7 +180,7 @@ def test_score_counts_images_whose_folder_is_the_label_id() -> None:
 def test_demo_fails_unless_more_than_95_percent_are_right(
     right: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def show_digits(_: demo.Demo) -> demo.Score:
+    def show_digits(_: demo.Demo, __: Sequence[str]) -> demo.Score:
         return demo.Score(right, 100)
 
     monkeypatch.setattr(demo, "show_digits", show_digits)

@@ -50,6 +50,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     card = load_card(variant)
     checkpoint = make(card, folder / card.checkpoint)
     command = [str(Path(sys.executable).parent / "vitaie-build"), "bundle", variant, "--quiet"]
+    command.append("--skip-measure")
     done = subprocess.run(
         [*command, "--checkpoint", str(checkpoint), "--store", str(folder / "bundles")],
         capture_output=True,

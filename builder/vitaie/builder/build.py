@@ -12,7 +12,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
-from collections.abc import Generator, Sequence
+import shlex
+from collections.abc import Container, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -23,13 +24,14 @@ import numpy as np
 
 from vitaie.builder import toolchain
 from vitaie.builder.checkpoint import Checkpoint, check, read_checkpoint
+from vitaie.builder.files import artifacts
 from vitaie.builder.goldens import Golden, encode_npy, encode_png, read_goldens
 from vitaie.builder.module import convert, import_timm
 from vitaie.builder.onnx_graph import INPUT, OUTPUT, export_onnx
 from vitaie.builder.store import check_version, publication
 from vitaie.builder.torchscript import StoredTensor, export_torchscript
 from vitaie.manifests.card import Card, load_card
-from vitaie.manifests.digests import CHUNK_SIZE, CHUNKED_ABOVE, sha256
+from vitaie.manifests.digests import sha256
 from vitaie.manifests.errors import BuildError, CheckpointError, InputError, TargetUnavailable
 from vitaie.manifests.manifest import Manifest
 from vitaie.runtime._bundle import MANIFEST_NAME, open_bundle
@@ -43,7 +45,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from vitaie.builder.measure import Wanted
     from vitaie.manifests.card import Profile
+    from vitaie.runtime._evaluate import Progress
 
 ONNX_TARGET = "onnxruntime-cpu-fp32"
 TORCHSCRIPT_TARGET = "torchscript-cpu-fp32"
@@ -62,10 +66,10 @@ STEPS = (
     "reference logits",
     "model.ts",
     "model.onnx",
-    "targets against the module",
-    "verify",
-    "publish",
 )
+_STEPS_OF_A_LEVEL = ("targets against the module", "verify")
+LEVELS = (0, 1, 2)
+"""ONNX Runtime's graph optimisation: none, basic, all."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +81,15 @@ class Options:
     preprocess: Profile | None = None
     goldens: tuple[Path, ...] = ()
     targets: tuple[str, ...] = ()
-    optim_level: int = 2
+    optim_level: int | None = 2  # None: the fastest, which only ``measure`` can find
+    measure: Wanted | None = None
 
 
 class Built(NamedTuple):
-    """A published bundle and the verdict it passed."""
+    """A published bundle and the verdict it passed, which is of before it was measured."""
 
     path: Path
+    manifest: Manifest
     verdict: Verdict
 
 
@@ -100,6 +106,7 @@ def build_bundle(
     options: Options | None = None,
     *,
     progress: Callable[[str], None] | None = None,
+    images: Callable[[Progress], None] | None = None,
 ) -> Built:
     """Make a bundle from a checkpoint, and publish it once every check has passed.
 
@@ -107,12 +114,14 @@ def build_bundle(
         variant: A variant's name, or the path of a card file.
         checkpoint: The ``.npz`` file.
         options: All else.
-        progress: Called with each of ``STEPS`` as it starts.
+        progress: Called with each of ``steps_of(options)`` as it starts.
+        images: Called while accuracy is measured.
 
     Raises:
         InputError: The variant, the checkpoint, a golden or an option is at fault.
         TargetUnavailable: A target is one that cannot be built here.
         BuildError: Something made from the checkpoint does not give its logits.
+        GateError: What was measured does not pass a gate.
         StoreError: The version exists, or another process is building this name.
         DiskError: The disk refused. In every case the store is as it was.
     """
@@ -126,7 +135,10 @@ def build_bundle(
     card = load_card(variant)
     profile = options.preprocess or card.profiles[0]
     spec = card.preprocess(profile)
-    facts = toolchain.describe(_command(variant, checkpoint, profile, options))
+    levels = LEVELS if options.optim_level is None else (options.optim_level,)
+    commands = [_command(variant, checkpoint, profile, options, level) for level in levels]
+    facts = toolchain.describe(commands[0])
+    _check_wanted(options, card)
     with ExitStack() as stack:
         arrays = stack.enter_context(read_checkpoint(checkpoint))
         check(arrays, card)
@@ -163,40 +175,60 @@ def build_bundle(
             "gates": [],
             "levels": [],
             "expected": card.expected(profile).model_dump(mode="json"),
-            "toolchain": facts,
         }
-        say("targets against the module")
         roles = _write_files(draft.folder, card, goldens, graph)
-        files = _artifacts(draft.folder, roles)
-        placeholder = np.zeros(card.model.classes, np.float32)
-        _write_manifest(
-            draft.folder,
-            fields,
-            files,
-            list(zip(goldens, [placeholder] * len(goldens))),
-            [_target(name, options.optim_level, _NOT_YET) for name in TARGETS],
-        )
-        known = _run_targets(draft.folder, probes, len(goldens))
-        logits = dict(zip(TARGETS, known.values()))
-        _write_manifest(
-            draft.folder,
-            fields,
-            files,
-            [(golden, row[0]) for golden, row in zip(goldens, logits[TORCHSCRIPT_TARGET])],
-            [
-                _target(
-                    name,
-                    options.optim_level,
-                    _agreement(name, logits[name], logits[TORCHSCRIPT_TARGET]),
-                )
-                for name in TARGETS
-            ],
-        )
-        say("verify")
-        verdict = verify(draft.folder, known=known)
-        _check_verdict(verdict)
+        files = artifacts(draft.folder, roles)
+        known: dict[str, list[NDArray[np.float32]]] = {}
+        candidates: list[Manifest] = []
+        for level, command in zip(levels, commands):
+            fields["toolchain"] = {**facts, "command": shlex.join(command)}
+            say("targets against the module")
+            stage = _Stage(draft.folder, fields, files, goldens, level)
+            candidates.append(_write_candidate(stage, probes, known))
+            say("verify")
+            verdict = verify(draft.folder, known=known)
+            _check_verdict(verdict)
+        if options.measure is not None:
+            from vitaie.builder import measure  # what it needs takes time to import
+
+            staged = measure.Staged(draft.folder, candidates, options.store, draft.publish)
+            watch = measure.Watch(say, images or _no_images)
+            published = measure.measure_and_publish(staged, options.measure, watch)
+            return Built(published.path, published.manifest, verdict)
         say("publish")
-        return Built(draft.publish(), verdict)
+        return Built(draft.publish(), candidates[0], verdict)
+
+
+def steps_of(options: Options) -> tuple[str, ...]:
+    """Return the names of the steps that ``build_bundle`` reports."""
+    levels = 1 if options.optim_level is not None else len(LEVELS)
+    names = (*STEPS, *(_STEPS_OF_A_LEVEL * levels))
+    wanted = options.measure
+    if wanted is not None and wanted.speed:
+        names += ("speed", *(f"speed at batch {size}" for size in wanted.batch_sizes[1:]))
+    if wanted is not None and wanted.data is not None:
+        names += ("accuracy",)
+    return (*names, "publish")
+
+
+def _check_wanted(options: Options, card: Card) -> None:
+    """Refuse early what cannot be measured, and a level that nothing is measured to choose by."""
+    if options.measure is not None:
+        from vitaie.builder.measure import check_wanted
+
+        check_wanted(options.measure, card)
+    if options.optim_level is not None:
+        return
+    if options.measure is None or not options.measure.speed:
+        got, hint = "auto, and no speed is measured", "Leave --skip-measure out, or name a level."
+        raise InputError("E_ARGUMENT", "optim_level", got=got, hint=hint)
+    if options.measure.target != ONNX_TARGET:
+        got, expected = options.measure.target, f"{ONNX_TARGET}, which alone has levels"
+        raise InputError("E_ARGUMENT", "--target", expected=expected, got=got)
+
+
+def _no_images(progress: Progress) -> None:
+    """Report no images."""
 
 
 @contextmanager
@@ -245,10 +277,15 @@ def _check_names(*names: object) -> None:
             raise InputError("E_ARGUMENT", name, expected="a path in UTF-8") from None
 
 
-def _command(variant: str, checkpoint: Path, profile: str, options: Options) -> list[str]:
-    """Return the command that gives this content again, inputs named without their folders."""
+def _command(
+    variant: str, checkpoint: Path, profile: str, options: Options, level: int
+) -> list[str]:
+    """Return the command that gives this content again, inputs named without their folders.
+
+    What is measured, and required, is no part of the content.
+    """
     command = ["vitaie-build", "bundle", Path(variant).name, "--checkpoint", checkpoint.name]
-    command += ["--preprocess", profile, "--optim-level", str(options.optim_level)]
+    command += ["--preprocess", profile, "--optim-level", str(level)]
     for golden in options.goldens:
         command += ["--golden", golden.name]
     return command
@@ -322,13 +359,42 @@ def _weight(tensor: StoredTensor) -> dict[str, Any]:
     }
 
 
+class _Stage(NamedTuple):
+    """What a manifest is written of: all that is known before a target has run, and its level."""
+
+    folder: Path
+    fields: dict[str, Any]
+    files: list[dict[str, Any]]
+    goldens: Sequence[Golden]
+    level: int
+
+
+def _write_candidate(
+    stage: _Stage, probes: Sequence[_Probe], known: dict[str, list[NDArray[np.float32]]]
+) -> Manifest:
+    """Run what is staged, and write its manifest; add each target's logits to what is known.
+
+    ``known`` holds logits on the goldens, float32 [1, classes] each, by target digest.
+    """
+    folder, fields, files, goldens, level = stage
+    unknown = [np.zeros(probes[0].logits.shape[1], np.float32)] * len(goldens)
+    targets = [_target(name, level, _NOT_YET) for name in TARGETS]
+    draft = _write_manifest(folder, fields, files, list(zip(goldens, unknown)), targets)
+    known.update(_run_targets(folder, probes, len(goldens), known))
+    logits = {target.id: known[target.target_digest] for target in draft.targets}
+    source = logits[TORCHSCRIPT_TARGET]
+    shown = [(golden, row[0]) for golden, row in zip(goldens, source)]
+    targets = [_target(name, level, _agreement(name, logits[name], source)) for name in TARGETS]
+    return _write_manifest(folder, fields, files, shown, targets)
+
+
 def _write_manifest(
     folder: Path,
     fields: dict[str, Any],
     files: list[dict[str, Any]],
     goldens: Sequence[tuple[Golden, NDArray[np.float32]]],
     targets: list[dict[str, Any]],
-) -> None:
+) -> Manifest:
     """Write the goldens' logits, float32 [classes] each, and the manifest that names them."""
     for golden, logits in goldens:
         (folder / golden.logits_path).write_bytes(encode_npy(logits))
@@ -336,18 +402,21 @@ def _write_manifest(
     manifest = Manifest.create(
         {
             **fields,
-            "artifacts": files + _artifacts(folder, written),
+            "artifacts": files + artifacts(folder, written),
             "goldens": [golden.fields(logits) for golden, logits in goldens],
             "targets": targets,
         }
     )
     (folder / MANIFEST_NAME).write_bytes(manifest.to_bytes())
+    return manifest
 
 
 def _run_targets(
-    folder: Path, probes: Sequence[_Probe], goldens: int
+    folder: Path, probes: Sequence[_Probe], goldens: int, known: Container[str]
 ) -> dict[str, list[NDArray[np.float32]]]:
     """Run every target on the staged files; return its logits on the goldens, by target digest.
+
+    One whose digest is known ran before.
 
     The staged folder already opens as a bundle, its goldens' logits and agreement still to be
     filled in: what is compared with the module is what ships, read as users read it.
@@ -359,6 +428,8 @@ def _run_targets(
     with open_bundle(folder) as bundle:
         for name in TARGETS:
             target = choose_target(bundle.manifest, name)
+            if target.target_digest in known:
+                continue
             threads = _threads(name) if name == ONNX_TARGET else None  # torch's are set per call
             engine = open_engine(bundle, target, threads)
             batches = [probe.batch for probe in probes]
@@ -479,28 +550,6 @@ def _target(name: str, optim_level: int, agreement: dict[str, Any]) -> dict[str,
         "agreement": agreement,
         "target_digest": "0" * 64,
     }
-
-
-def _artifacts(folder: Path, roles: dict[str, str]) -> list[dict[str, Any]]:
-    """Return the manifest's entries of the staged files, each read and hashed once."""
-    return [_artifact(folder, path, roles[path]) for path in sorted(roles)]
-
-
-def _artifact(folder: Path, path: str, role: str) -> dict[str, Any]:
-    """Hash one file, the chunks beside the whole: hashing lets go of the interpreter."""
-    data: NDArray[np.uint8] = np.memmap(folder / path, np.uint8, "r")
-    chunked = len(data) > CHUNKED_ABOVE
-    starts = range(0, len(data), CHUNK_SIZE) if chunked else ()
-    with ThreadPoolExecutor() as pool:
-        whole = pool.submit(sha256, data.data)
-        chunks = [pool.submit(sha256, data.data[start : start + CHUNK_SIZE]) for start in starts]
-        return {
-            "path": path,
-            "role": role,
-            "size": len(data),
-            "sha256": whole.result(),
-            "chunks": [chunk.result() for chunk in chunks],
-        }
 
 
 def _check_verdict(verdict: Verdict) -> None:

@@ -4,31 +4,44 @@
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from vitaie.manifests.errors import InputError, TargetUnavailable, printable
+from vitaie.manifests.errors import InputError, TargetUnavailable, VitaieError, printable
 from vitaie.runtime._bundle import open_bundle
-from vitaie.runtime._cli import verify_command
+from vitaie.runtime._cli import measured_lines, verify_command
 from vitaie.runtime._command import (
     BundlePath,
     Json,
     Quiet,
     Version,
+    counting,
     leave,
+    log_to_stderr,
     new_app,
     print_json,
     run,
+    say,
     steps,
     suggest,
+    utf8,
 )
+from vitaie.runtime._journal import Interrupted
 from vitaie.runtime._torchscript import need_room
 
 if TYPE_CHECKING:
+    from vitaie.builder.measure import Wanted
     from vitaie.manifests.card import Profile
+    from vitaie.manifests.manifest import Manifest
+    from vitaie.manifests.outputs import ClaimOutput
+    from vitaie.runtime._verify import Verdict
 
 _PROFILES: dict[str, "Profile"] = {"timm": "timm", "modelzoo": "modelzoo"}
+
+_REQUIRE: Any = typer.Option(
+    "--require", metavar="GATE", help="A gate, such as 'top1>=84.0' (repeatable)."
+)
 
 app = new_app("Make, check and describe Vision Transformer bundles.")
 
@@ -139,27 +152,43 @@ def bundle(
         str,
         typer.Option(
             "--optim-level",
-            metavar="0|1|2",
-            help="ONNX Runtime's graph optimisation: none, basic, all.",
+            metavar="0|1|2|auto",
+            help="ONNX Runtime's graph optimisation: none, basic, all, or what is fastest.",
         ),
     ] = "2",
+    batch_size: Annotated[
+        Optional[list[int]],
+        typer.Option(
+            metavar="N", help="Measure speed at this batch size; gates by the first (repeatable)."
+        ),
+    ] = None,
+    data: Annotated[
+        Optional[Path],
+        typer.Option(metavar="DIR", help="Measure accuracy on a dataset, as vitaie eval does."),
+    ] = None,
+    labels: Annotated[
+        Optional[Path], typer.Option(metavar="FILE", help="A flat dataset's labels; looked for.")
+    ] = None,
+    require: Annotated[Optional[list[str]], _REQUIRE] = None,
     skip_measure: Annotated[
-        bool, typer.Option("--skip-measure", help="Measure neither accuracy nor speed.")
+        bool, typer.Option("--skip-measure", help="No speed, and accuracy only with --data.")
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Make a bundle from a checkpoint; print its path as the last line.
 
-    Everything is checked against the checkpoint before anything is published.
+    Everything is checked against the checkpoint, and what was measured by every gate, before
+    anything is published.
 
     Example: vitaie-build bundle vit_base_patch16_224 --checkpoint vit_base_patch16_224.npz
     """
-    del skip_measure  # nothing is measured by this version, asked for or not
+    wanted = _wanted(data, labels, require, target, batch_size, skip_measure)  # before any import
+    level = _level(optim_level)
     _need_builder()
-    from vitaie.builder.build import STEPS, Options, build_bundle
+    from vitaie.builder.build import Options, build_bundle, steps_of
     from vitaie.manifests.card import load_card
-    from vitaie.manifests.outputs import BundleOutput, ClaimOutput
+    from vitaie.manifests.outputs import BundleOutput
 
     load_card(variant)  # what is wrong with the arguments is said before any progress
     options = Options(
@@ -168,25 +197,165 @@ def bundle(
         preprocess=_profile(preprocess),
         goldens=tuple(golden or ()),
         targets=tuple(target or ()),
-        optim_level=_level(optim_level),
+        optim_level=level,
+        measure=wanted,
     )
-    with steps(STEPS, quiet) as start:
-        built = build_bundle(variant, checkpoint, options, progress=start)
-    manifest = built.verdict.manifest
+    names = steps_of(options)
+    try:
+        with log_to_stderr(quiet), steps(names, quiet) as start, counting(quiet) as images:
+            built = build_bundle(variant, checkpoint, options, progress=start, images=images)
+    except Interrupted as error:
+        hint = f"Run the same command again: accuracy goes on after {error.images:,} images."
+        raise VitaieError("E_INTERRUPTED", "vitaie-build bundle", hint=hint) from None
+    manifest = built.manifest
+    for line in measured_lines(manifest):
+        say(line, quiet)
     suggest(quiet, "vitaie", "verify", built.path)
     if as_json:
         print_json(
             BundleOutput(
-                path=str(built.path),
-                name=manifest.name,
-                version=manifest.version,
-                content_digest=manifest.content_digest,
-                size=sum(artifact.size for artifact in manifest.artifacts),
-                claims=[ClaimOutput(**claim._asdict()) for claim in built.verdict.claims],
+                **_version_fields(built.path, manifest),
+                claims=_claims(built.verdict),
+                accuracy=list(manifest.accuracy),
+                performance=list(manifest.performance),
+                gates=list(manifest.gates),
+                levels=list(manifest.levels),
             )
         )
     else:
         print(built.path)
+
+
+def _wanted(
+    data: Optional[Path],
+    labels: Optional[Path],
+    require: Optional[list[str]],
+    target: Optional[list[str]],
+    batch_size: Optional[list[int]],
+    skip_measure: bool,
+) -> "Optional[Wanted]":
+    """Return what to measure; None for nothing, which nothing may be required of."""
+    if skip_measure and data is None and not require:
+        return None
+    from vitaie.builder.measure import Wanted
+    from vitaie.manifests.gates import parse_gate
+
+    if labels is not None and data is None:
+        raise InputError("E_ARGUMENT", "--labels", expected="a dataset with it: --data DIR")
+    gates = tuple(dict.fromkeys(parse_gate(text) for text in require or ()))
+    torchscript = target == ["torchscript-cpu-fp32"]
+    return Wanted(
+        data=data,
+        labels=labels,
+        gates=gates,
+        target="torchscript-cpu-fp32" if torchscript else "onnxruntime-cpu-fp32",
+        batch_sizes=tuple(batch_size or (1,)),
+        speed=not skip_measure,
+    )
+
+
+def _version_fields(path: Path, manifest: "Manifest") -> dict[str, Any]:
+    return {
+        "path": utf8(path),
+        "name": manifest.name,
+        "version": manifest.version,
+        "content_digest": manifest.content_digest,
+        "size": sum(artifact.size for artifact in manifest.artifacts),
+    }
+
+
+def _claims(verdict: "Verdict") -> "list[ClaimOutput]":
+    from vitaie.manifests.outputs import ClaimOutput
+
+    return [ClaimOutput(**claim._asdict()) for claim in verdict.claims]
+
+
+@app.command()
+def attach(
+    bundle: BundlePath,
+    records: Annotated[
+        list[Path],
+        typer.Argument(metavar="RECORD.json…", help="What vitaie eval and vitaie bench wrote."),
+    ],
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make the next version of a bundle, with measurements of it; print its path as the last line.
+
+    Example: vitaie-build attach bundles/vit_base_patch16_224 accuracy.json performance.json
+    """
+    from vitaie.builder import attach as attaching
+    from vitaie.manifests.outputs import AttachOutput
+
+    with steps(attaching.STEPS, quiet) as start:
+        done = attaching.attach(bundle, records, progress=start)
+    suggest(quiet, "vitaie", "info", done.path)
+    if as_json:
+        print_json(
+            AttachOutput(
+                **_version_fields(done.path, done.verdict.manifest),
+                evidence=list(done.evidence),
+                claims=_claims(done.verdict),
+            )
+        )
+    else:
+        print(done.path)
+
+
+@app.command()
+def gate(
+    bundle: BundlePath,
+    require: Annotated[Optional[list[str]], _REQUIRE] = None,
+    target: Annotated[
+        str, typer.Option("--target", metavar="ID", help="Whose records count.")
+    ] = "cpu",
+    record: Annotated[
+        Optional[list[str]],
+        typer.Option(metavar="PATH", help="Evidence to judge by, of the bundle (repeatable)."),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Judge a bundle's kept evidence by gates again, or by those it passed. No model is run.
+
+    The exit code is 0 when all pass, 1 when one fails, 6 when one cannot be decided.
+
+    Example: vitaie-build gate bundles/vit_base_patch16_224 --require 'top1>=84.0'
+    """
+    from vitaie.builder.gate import judge_bundle
+    from vitaie.manifests.gates import exit_code, parse_gate, worst
+    from vitaie.manifests.outputs import GateOutput, JudgedGateOutput
+
+    gates = [parse_gate(text) for text in require or ()]
+    found = judge_bundle(bundle, gates, target=target, records=record or ())
+    if as_json:
+        rows = [
+            JudgedGateOutput(
+                require=str(each.gate),
+                verdict=each.verdict,
+                reason=each.reason,
+                images_needed=each.images_needed,
+            )
+            for each in found.outcomes
+        ]
+        print_json(
+            GateOutput(
+                path=utf8(found.folder),
+                version=found.manifest.version,
+                target=found.target.id,
+                accuracy=found.accuracy,
+                performance=found.performance,
+                verdict=worst(found.outcomes),
+                gates=rows,
+            )
+        )
+    else:
+        for kind, path in (("accuracy", found.accuracy), ("speed", found.performance)):
+            say(f"{kind:<12}{path or 'not measured'}", quiet)
+        for each in found.outcomes:
+            print(printable(each, 2000))
+    suggest(quiet, "vitaie", "info", found.folder)
+    return exit_code(found.outcomes)
 
 
 @app.command()
@@ -255,16 +424,10 @@ def _profile(name: Optional[str]) -> Optional["Profile"]:
     return None if name is None else _PROFILES[name]
 
 
-def _level(text: str) -> int:
-    if text == "auto":
-        raise TargetUnavailable(
-            "E_TARGET_UNAVAILABLE",
-            "--optim-level auto",
-            hint="This version measures no speed to choose by; name 0, 1 or 2.",
-        )
-    if text not in ("0", "1", "2"):
-        raise InputError("E_ARGUMENT", "--optim-level", expected="0, 1 or 2", got=text)
-    return int(text)
+def _level(text: str) -> Optional[int]:
+    if text not in ("0", "1", "2", "auto"):
+        raise InputError("E_ARGUMENT", "--optim-level", expected="0, 1, 2 or auto", got=text)
+    return None if text == "auto" else int(text)
 
 
 def _need_torch() -> None:

@@ -8,6 +8,7 @@
     │   ├── CheckpointError    an .npz checkpoint
     │   └── ImageError         an image
     ├── BuildError             an artifact disagrees with its source; nothing is published (exit 1)
+    ├── GateError              a gate is not passed; nothing is published (failed 1, undecidable 6)
     ├── StoreError             exists or locked (exit 4)
     ├── DiskError              disk or I/O (exit 5)
     └── TargetUnavailable      not available here: a device, an extra (exit 6)
@@ -155,6 +156,10 @@ class ImageError(InputError):
 
 class BuildError(VitaieError):
     """An artifact that disagrees with the model it was made from."""
+
+
+class GateError(VitaieError):
+    """A gate that what was measured does not show to be passed."""
 
 
 class StoreError(VitaieError):

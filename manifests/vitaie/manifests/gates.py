@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal, NamedTuple, Optional, cast
+from typing import Any, Literal, NamedTuple, Optional, cast
 
 from vitaie.manifests.errors import InputError
 from vitaie.manifests.statistics import (
@@ -75,6 +75,10 @@ class Gate:
         """Return the gate as ``parse_gate`` takes it."""
         number = f"{self.value:.6f}".rstrip("0")
         return f"{self.metric}{self.operator}{number}" + ("0" if number.endswith(".") else "")
+
+
+OF_SPEED = frozenset({"fps", "placement", *_LATENCIES})
+"""The metrics that a measurement of speed decides; one of accuracy decides the others."""
 
 
 def parse_gate(text: str) -> Gate:
@@ -169,6 +173,29 @@ class Facts:
             and (self.placement is None or 0 <= self.placement <= 1)
         ):
             raise ValueError(f"facts that cannot be: {self}")
+
+
+def facts_of(
+    accuracy: Optional[Mapping[str, Any]], performance: Optional[Mapping[str, Any]]
+) -> Facts:
+    """Return the evidence of a record of accuracy and one of speed, as computed from their files.
+
+    What was not measured is None.
+    """
+    facts: dict[str, Any] = {}
+    if accuracy is not None:
+        paired = accuracy["paired"]
+        facts = {
+            "n": accuracy["dataset"]["images"],
+            "top1": accuracy["top1"]["count"],
+            "top5": accuracy["top5"]["count"],
+            "cells": None if paired is None else Cells(**paired),
+            "agreement": accuracy["agreement"],
+        }
+    if performance is not None:
+        facts["performance"] = performance["verdict"]
+        facts |= {name: performance[name] for name in ("fps", "latency_ms", "placement")}
+    return Facts(**facts)
 
 
 @dataclass(frozen=True)

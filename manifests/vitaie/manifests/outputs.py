@@ -9,7 +9,15 @@ from typing import Literal, Optional
 
 from pydantic import BaseModel, ConfigDict
 
-from vitaie.manifests.contents import Paired, PublishedAccuracy, Rate
+from vitaie.manifests.contents import (
+    AccuracyRecord,
+    GateRecord,
+    LevelRecord,
+    Paired,
+    PerformanceRecord,
+    PublishedAccuracy,
+    Rate,
+)
 from vitaie.manifests.manifest import Expected, Manifest, Model, Preprocess
 
 
@@ -219,7 +227,10 @@ class CheckpointOutput(_Output):
 
 
 class BundleOutput(_Output):
-    """``vitaie-build bundle``: the version that was published, and the verdict it passed."""
+    """``vitaie-build bundle``: the version that was published, and the verdict it passed.
+
+    ``accuracy`` to ``levels`` are the manifest's: empty where nothing was measured.
+    """
 
     path: str
     name: str
@@ -227,6 +238,66 @@ class BundleOutput(_Output):
     content_digest: str
     size: int
     claims: list[ClaimOutput]
+    accuracy: list[AccuracyRecord]
+    performance: list[PerformanceRecord]
+    gates: list[GateRecord]
+    levels: list[LevelRecord]
+
+
+class AttachOutput(_Output):
+    """``vitaie-build attach``: the version that was published, and the evidence that is new in it.
+
+    ``evidence`` are paths inside the version's folder.
+    """
+
+    path: str
+    name: str
+    version: str
+    content_digest: str
+    size: int
+    evidence: list[str]
+    claims: list[ClaimOutput]
+
+
+class JudgedGateOutput(_Output):
+    """One gate, and how it was decided."""
+
+    require: str
+    verdict: Literal["pass", "fail", "undecidable"]
+    reason: str
+    images_needed: Optional[int]
+
+
+class GateOutput(_Output):
+    """``vitaie-build gate``: how the kept evidence decides each gate now.
+
+    ``accuracy`` and ``performance`` are the evidence's paths inside the bundle, null where there
+    is none; ``images_needed`` is about how many images would decide a drop that these do not.
+    """
+
+    path: str
+    version: str
+    target: str
+    accuracy: Optional[str]
+    performance: Optional[str]
+    verdict: Literal["pass", "fail", "undecidable"]
+    gates: list[JudgedGateOutput]
+
+
+class RefusalReport(_Output):
+    """``report-….json``: why ``vitaie-build bundle`` published nothing, and what was measured.
+
+    ``evidence`` are the files beside it. ``verdict`` is ``pass`` where no gate was missed and still
+    no optimisation level could be chosen, because no measurement of speed was VALID.
+    """
+
+    name: str
+    content_digest: str
+    target: str
+    verdict: Literal["pass", "fail", "undecidable"]
+    gates: tuple[GateRecord, ...]
+    levels: tuple[LevelRecord, ...]
+    evidence: tuple[str, ...]
 
 
 class LayerOutput(_Output):

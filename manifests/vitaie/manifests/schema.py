@@ -35,6 +35,9 @@ MODELS: dict[str, type[BaseModel]] = {
     "output-checkpoint": outputs.CheckpointOutput,
     "output-bundle": outputs.BundleOutput,
     "output-analyze": outputs.AnalyzeOutput,
+    "output-attach": outputs.AttachOutput,
+    "output-gate": outputs.GateOutput,
+    "report-refused": outputs.RefusalReport,
     "output-doctor": outputs.DoctorOutput,
 }
 """Each schema's file name, without ``.json``, and the model it is made from."""

@@ -141,10 +141,72 @@ def benchmark(
         TargetUnavailable: The target cannot run here, or the boundary is none of it.
         InputError: An argument is not valid, or the dataset holds too few images.
     """
+    say = progress or silent
+    asked = _asked(threads, batch_size, scenario, boundary, seed)
+    with _session(path, target, asked, protocol, data, say) as session:
+        measured = measure(session.request, session.plan, say)
+        return session.benchmark(measured)
+
+
+@dataclass(frozen=True)
+class Session:
+    """A target that is being timed: what it is fed is drawn, and each run is a fresh process.
+
+    Whoever has several may time them in turns; ``benchmark`` times one.
+    """
+
+    folder: Path
+    manifest: Manifest
+    protocol: str
+    plan: Plan
+    request: Request
+    _options: _Options
+    _inputs: Inputs
+
+    def time(self, number: int) -> Timed:
+        """Time the target in the fresh process of this number; once more if it is not stable."""
+        return _time_stably(self.request, self.plan, number)
+
+    def finish(self, runs: list[Timed]) -> Benchmark:
+        """Compare outputs with untimed ones, and return what all the runs come to."""
+        return self.benchmark(compare(self.request, self.plan, runs))
+
+    def benchmark(self, measured: Measured) -> Benchmark:
+        """Return what was measured."""
+        measurement = _measurement(
+            self.manifest, self._options, self.protocol, self._inputs, measured
+        )
+        return Benchmark(
+            self.folder, self.manifest, measurement, summary(self.manifest, measurement)
+        )
+
+
+@contextmanager
+def open_session(
+    path: str | os.PathLike[str],
+    *,
+    target: str,
+    batch_size: int,
+    data: str | os.PathLike[str] | None = None,
+    seed: int | None = None,
+) -> Generator[Session, None, None]:
+    """Yield a session of the protocol ``quick`` at the boundary ``host``; see ``benchmark``."""
+    asked = _asked(None, batch_size, None, "host", seed)
+    with _session(path, target, asked, "quick", data, silent) as session:
+        yield session
+
+
+@contextmanager
+def _session(
+    path: str | os.PathLike[str],
+    target: str,
+    asked: _Asked,
+    protocol: str,
+    data: str | os.PathLike[str] | None,
+    say: Callable[[str], None],
+) -> Generator[Session, None, None]:
     if protocol not in PLANS:
         raise _invalid("protocol", " or ".join(PLANS), protocol)
-    plan, say = PLANS[protocol], progress or silent
-    asked = _asked(threads, batch_size, scenario, boundary, seed)
     with open_bundle(path) as bundle:
         options = _options(bundle, target, asked)
         say("inputs")
@@ -152,9 +214,8 @@ def benchmark(
         folder, manifest = bundle.folder.absolute(), bundle.manifest
     with _in_memory(inputs.images) as memory:
         sizes = [len(image) for image in inputs.images]
-        measured = measure(_request(folder, options, memory, sizes), plan, say)
-    measurement = _measurement(manifest, options, protocol, inputs, measured)
-    return Benchmark(folder, manifest, measurement, summary(manifest, measurement))
+        request = _request(folder, options, memory, sizes)
+        yield Session(folder, manifest, protocol, PLANS[protocol], request, options, inputs)
 
 
 def steps_of(protocol: str) -> list[str]:
@@ -360,12 +421,25 @@ def measure(request: Request, plan: Plan, say: Callable[[str], None]) -> Measure
     runs: list[Timed] = []
     for number in range(plan.runs):
         say(f"run {number + 1} of {plan.runs}, {plan.seconds:g} s")
-        run = _time(request, plan, 2 * number)
-        if not _stable(run):
-            _log.warning("run %d was not stable; it is made once more", number + 1)
-            run = _time(request, plan, 2 * number + 1)
-        runs.append(run)
+        runs.append(_time_stably(request, plan, number))
     say("outputs")
+    return compare(request, plan, runs)
+
+
+def _time_stably(request: Request, plan: Plan, number: int) -> Timed:
+    run = _time(request, plan, 2 * number)
+    if not _stable(run):
+        _log.warning("run %d was not stable; it is made once more", number + 1)
+        run = _time(request, plan, 2 * number + 1)
+    return run
+
+
+def compare(request: Request, plan: Plan, runs: list[Timed]) -> Measured:
+    """Compare outputs of timed runs with those of a process that is not timed.
+
+    Raises:
+        BundleError: The target does not give the goldens.
+    """
     windows = [window for run in runs for window, _ in run.kept]
     shifts = [shift for run in runs for shift, _ in run.kept_distinct]
     asked = request._replace(task="outputs", windows=windows, shifts=shifts)

@@ -109,7 +109,8 @@ def _describe(folder: Path, manifest: "Manifest") -> list[str]:
         )
     for golden in manifest.goldens:
         rows.append(("golden", f"{golden.source}: class {golden.top1}, margin {golden.margin:.3f}"))
-    rows.append(("measured", _measured(manifest)))
+    measured = measured_lines(manifest) or ["nothing: no accuracy and no speed is claimed"]
+    rows += [("measured", line) for line in measured]
     for figure in manifest.expected.accuracy:
         top5 = "" if figure.top5 is None else f", top-5 {figure.top5}"
         figures = f"top-1 {figure.top1}{top5} ({figure.source})"
@@ -117,10 +118,31 @@ def _describe(folder: Path, manifest: "Manifest") -> list[str]:
     return [f"{key:<11}{printable(value, 400)}" for key, value in rows]
 
 
-def _measured(manifest: "Manifest") -> str:
-    if not manifest.accuracy and not manifest.performance:
-        return "nothing: no accuracy and no speed is claimed"
-    return f"{len(manifest.accuracy)} accuracy and {len(manifest.performance)} speed records"
+def measured_lines(manifest: "Manifest") -> list[str]:
+    """Return what a bundle says of its measurements, one line each."""
+    ids = {target.target_digest: target.id for target in manifest.targets}
+    lines: list[str] = []
+    for record in manifest.accuracy:
+        images = f"{record.top1.count:,} of {record.dataset.images:,} images of"
+        line = f"top-1 {record.top1.percent:.3f}%, {images} {record.dataset.name}"
+        if record.source_top1 is not None:
+            line += f", the source {record.source_top1.percent:.3f}%"
+        missing = f", {record.dataset.missing} missing" * bool(record.dataset.missing)
+        lines.append(f"{line}{missing} ({ids[record.target_digest]}, {record.created})")
+    for speed in manifest.performance:
+        how = f"{speed.boundary}, {speed.scenario}, batch {speed.batch_size}, {speed.protocol}"
+        counts = "" if speed.verdict == "VALID" else f" INVALID: {speed.reasons[0]};"
+        line = f"{speed.fps:.2f} images a second:{counts} {how}, {speed.processor}"
+        lines.append(f"{line} ({ids[speed.target_digest]}, {speed.created})")
+    lines += [f"{gate.verdict}: {gate.require}: {gate.reason}" for gate in manifest.gates]
+    for level in manifest.levels:
+        gates = "".join(f", {gate.require} {gate.verdict}" for gate in level.gates)
+        chosen = ", ships" * level.chosen
+        invalid = " INVALID" * (level.verdict == "INVALID")
+        lines.append(
+            f"level {level.optim_level}: {level.fps:.2f} images a second{invalid}{gates}{chosen}"
+        )
+    return lines
 
 
 @app.command()

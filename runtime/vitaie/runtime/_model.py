@@ -323,11 +323,7 @@ def choose_target(manifest: Manifest, wanted: str) -> Target:
     """Return the target to run: the one named, or for ``auto`` the best that can run here."""
     by_id = {target.id: target for target in manifest.targets}
     if wanted != "auto":
-        target = by_id.get(_ALIASES.get(wanted, wanted))
-        if target is None:
-            raise InputError(
-                "E_TARGET_UNKNOWN", manifest.name, expected=" or ".join(by_id), got=wanted
-            )
+        target = named_target(manifest, wanted)
         missing = missing_for(target)
         if missing:
             raise TargetUnavailable("E_EXTRA_MISSING", target.id, got=missing)
@@ -340,6 +336,15 @@ def choose_target(manifest: Manifest, wanted: str) -> Target:
             return target
         reasons.append(f"{target.id}: {missing}")
     raise TargetUnavailable("E_TARGET_UNAVAILABLE", manifest.name, got="; ".join(reasons))
+
+
+def named_target(manifest: Manifest, wanted: str) -> Target:
+    """Return the target of an id, or of its short name, whether or not it can run here."""
+    by_id = {target.id: target for target in manifest.targets}
+    target = by_id.get(_ALIASES.get(wanted, wanted))
+    if target is None:
+        raise InputError("E_TARGET_UNKNOWN", manifest.name, expected=" or ".join(by_id), got=wanted)
+    return target
 
 
 def missing_for(target: Target) -> str:

@@ -1,0 +1,113 @@
+"""Putting measurements that were taken elsewhere into a bundle: a new version with them.
+
+The version before is not touched. What is new in the manifest follows from the records alone,
+and each becomes a file of the bundle, so that anyone can compute it again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from vitaie.builder.staged import with_records, write_records
+from vitaie.builder.store import copy_tree, publication, versions
+from vitaie.manifests.errors import BundleError, InputError, StoreError
+from vitaie.runtime._bundle import open_bundle
+from vitaie.runtime._evidence import Evidence, check_subject, read_evidence
+from vitaie.runtime._verify import Verdict, silent, verify
+
+if TYPE_CHECKING:
+    from vitaie.manifests.manifest import Manifest
+
+STEPS = ("records", "bundle", "copy", "verify", "publish")
+
+
+class Attached(NamedTuple):
+    """The version that was published, the paths of the new evidence in it, and its verdict."""
+
+    path: Path
+    evidence: tuple[str, ...]
+    verdict: Verdict
+
+
+def attach(
+    bundle: str | os.PathLike[str],
+    records: Sequence[Path],
+    *,
+    progress: Callable[[str], None] | None = None,
+) -> Attached:
+    """Publish the bundle's next patch version, with records of measurements of it.
+
+    Args:
+        bundle: The newest version in a store, or the folder of its versions.
+        records: What ``vitaie eval -o`` and ``vitaie bench -o`` wrote.
+        progress: Called with each of ``STEPS`` as it starts.
+
+    Raises:
+        InputError: ``E_RECORD``, a record is none or contradicts itself; ``E_RECORD_OTHER``, it is
+            of another bundle, target or preprocessing; ``E_STORE_PATH``, the bundle lies in no
+            store.
+        BundleError: The bundle does not open, or is false.
+        StoreError: ``E_RECORD_TWICE``, the bundle has the record already; ``E_STORE_NEWER``, there
+            is a newer version; ``E_STORE_LOCKED``, another process makes one.
+        DiskError: The disk refused. In every case the store is as it was.
+    """
+    say = progress or silent
+    say("records")
+    found = [(file, read_evidence(file)) for file in records]
+    say("bundle")
+    with open_bundle(bundle) as opened:
+        folder, manifest = opened.folder.resolve(), opened.manifest
+        opened.check()
+    _check_records(manifest, found)
+    store = _store(folder, manifest)
+    with publication(store, manifest.name) as draft:
+        _check_newest(store, manifest)
+        say("copy")
+        copy_tree(folder, draft.folder)
+        evidence = [each for _, each in found]
+        fields = {**with_records(manifest, evidence), "version": draft.version}
+        write_records(draft.folder, fields, evidence)
+        say("verify")
+        verdict = verify(draft.folder)
+        _check_verdict(verdict)
+        say("publish")
+        return Attached(draft.publish(), tuple(each.path for each in evidence), verdict)
+
+
+def _check_records(manifest: Manifest, found: Sequence[tuple[Path, Evidence]]) -> None:
+    known = {artifact.path for artifact in manifest.artifacts}
+    for file, evidence in found:
+        check_subject(manifest, evidence.measurement, file)
+        if evidence.path in known:
+            raise StoreError("E_RECORD_TWICE", file, got=evidence.path)
+        known.add(evidence.path)
+
+
+def _store(folder: Path, manifest: Manifest) -> Path:
+    """Return the store that a bundle's version lies in."""
+    if (folder.parent.name, folder.name) != (manifest.name, manifest.version):
+        expected = f"a folder {manifest.name}/{manifest.version} in a store"
+        hint = "Put a copy of it there, as it was published."
+        raise InputError("E_STORE_PATH", folder, expected=expected, hint=hint)
+    return folder.parent.parent
+
+
+def _check_newest(store: Path, manifest: Manifest) -> None:
+    """Refuse to go on from a version that is not the newest: its successor would lack things."""
+    newest = versions(store, manifest.name)[-1:]
+    if newest != [manifest.version]:
+        place = store / manifest.name
+        with suppress(OSError):
+            place = Path(os.path.relpath(place))
+        hint = f"Attach to the newest: {place}."
+        raise StoreError("E_STORE_NEWER", place, expected=manifest.version, got=newest, hint=hint)
+
+
+def _check_verdict(verdict: Verdict) -> None:
+    for claim in verdict.claims:
+        if claim.status == "false":
+            raise BundleError("E_CLAIM_FALSE", claim.claim, got=claim.detail)
