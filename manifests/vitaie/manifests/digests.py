@@ -23,6 +23,7 @@ CHUNKED_ABOVE = 8 * 2**20
 
 _ZEROS = b"0" * 64
 _KEY = b'"manifest_digest"'
+_ENCODER = json.JSONEncoder(ensure_ascii=False)  # made once: a dataset has 100,000 strings
 _KEY_AND_DIGITS = re.compile(_KEY + rb'[ \t\r\n]*:[ \t\r\n]*"([0-9a-f]{64})"')
 
 
@@ -45,7 +46,7 @@ def canonical(value: object) -> bytes:
 
 def _text(value: object) -> str:
     if value is None or isinstance(value, (bool, str)):
-        return json.dumps(value, ensure_ascii=False)
+        return _ENCODER.encode(value)
     if isinstance(value, (int, float)):
         return _number(value)
     if isinstance(value, Mapping):

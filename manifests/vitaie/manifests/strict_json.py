@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any, NamedTuple, Union, cast
+from typing import Any, NamedTuple, Optional, Union, cast
 
 from vitaie.manifests.errors import ManifestError
 
@@ -22,6 +22,8 @@ MAX_INT = 2**53 - 1
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _BAD_CHARACTER = re.compile("[\x00\ud800-\udfff]")
+_SUSPICIOUS = re.compile(r"[:,\[\s]-?[0-9]{16}|\\u(0000|[dD][89a-fA-F])")
+"""Where a text may hold too large an integer, NUL or half a character: there is no other way."""
 
 
 class _Pairs(list[tuple[str, Any]]):
@@ -51,6 +53,9 @@ def parse_object(data: bytes, *, where: str, limit: int) -> dict[str, Any]:
         )
     text = _decode(data, where)
     _check_depth(data, where)
+    plain = _parse_plain(text)
+    if plain is not None:
+        return plain
     parsed = _parse(text, where)
     try:
         value = _plain(parsed)
@@ -85,6 +90,37 @@ def _check_depth(data: bytes, where: str) -> None:
         depth += 1 if bracket in b"[{" else -1
         if depth > MAX_DEPTH:
             raise ManifestError("E_MANIFEST_DEPTH", where)
+
+
+def _parse_plain(text: str) -> Optional[dict[str, Any]]:
+    """Return an object in which nothing is to be refused, by the parser that is written in C.
+
+    None for any other text, and for some that are right: they are walked, for the place of what
+    is wrong. A record of 50,000 images is read in a tenth of the time.
+    """
+    if _SUSPICIOUS.search(text):
+        return None
+    try:
+        value = json.loads(
+            text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite
+        )
+    except ValueError:
+        return None
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("the same key twice")
+    return members
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 def _parse(text: str, where: str) -> Any:
