@@ -37,7 +37,7 @@ from vitaie.manifests.manifest import Manifest
 from vitaie.runtime import load, verify
 from vitaie.runtime._bundle import open_bundle
 from vitaie.runtime._environment import processor
-from vitaie.runtime._verify import check_golden_stages, run_goldens
+from vitaie.runtime._goldens import check_golden_stages, run_goldens
 
 Checkpoint = tuple[Path, Path]
 

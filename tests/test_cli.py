@@ -199,7 +199,7 @@ def test_verify_prints_every_claim_and_the_verdict(cli: Cli, small_bundle: Path)
     assert verdict.startswith("TRUE")
     assert [line.split()[0] for line in claims] == ["true"] * 6 + ["not"] * 5
     assert verdict == "TRUE, 5 not checked"
-    assert max(map(len, claims)) <= 120
+    assert max(len(line.replace(str(small_bundle), "")) for line in claims) <= 120
     assert result.err.splitlines()[-1] == f"next: vitaie info {small_bundle}"
 
 

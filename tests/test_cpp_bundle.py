@@ -20,8 +20,8 @@ from tests.support.cpp import OK, Verdict, cpp_bundle_verdict, program, python_v
 from tests.test_bundle_opening import KINDS, Spoil
 from vitaie.manifests.digests import CHUNK_SIZE, sha256
 from vitaie.runtime._bundle import open_bundle
+from vitaie.runtime._goldens import golden_logits
 from vitaie.runtime._model import read_labels
-from vitaie.runtime._verify import golden_logits
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from vitaie.manifests.card import load_card
 from vitaie.manifests.errors import BuildError
 from vitaie.manifests.manifest import Manifest
 from vitaie.runtime import load
-from vitaie.runtime._verify import relative_difference
+from vitaie.runtime._goldens import relative_difference
 
 Checkpoint = tuple[Path, Path]
 

@@ -24,8 +24,9 @@ from vitaie.builder.module import convert
 from vitaie.manifests.card import load_card
 from vitaie.runtime import load, verify
 from vitaie.runtime._bundle import open_bundle
+from vitaie.runtime._goldens import relative_difference
 from vitaie.runtime._torchscript import load_module
-from vitaie.runtime._verify import UNSEEN, relative_difference
+from vitaie.runtime._verify import UNSEEN
 
 VARIANTS = (
     "vit_base_patch8_224",

@@ -149,7 +149,7 @@ def test_a_wrong_argument_is_refused(
     assert (caught.value.code, caught.value.exit_code) == (code, 2)
 
 
-def test_measurements_are_listed_as_unchecked(bundle: Path) -> None:
+def test_a_record_without_evidence_is_false_and_not_measured_again(bundle: Path) -> None:
     evidence = "measurements/performance-0123456789ab.json"
     (bundle / "measurements").mkdir()
     (bundle / evidence).write_bytes(b"{}\n")
@@ -165,7 +165,92 @@ def test_measurements_are_listed_as_unchecked(bundle: Path) -> None:
 
     reseal(bundle, add)
     found = statuses(runtime.verify(bundle, target="cpu"))
-    assert found["performance[0]"] == found["gates[0]"] == "not checked"
+    assert found["performance[0] evidence"] == found["gates[0]"] == "false"
+    assert found["performance[0]"] == "not checked"
+
+
+# How closely a target must agree
+
+
+def tier_of(bundle: Path, **arguments: Any) -> tuple[str, str | None]:
+    verdict = runtime.verify(bundle, target="cpu", **arguments)
+    claim = next(claim for claim in verdict.claims if claim.claim == ONNX)
+    return claim.status, claim.tier
+
+
+def agreement(**change: Any) -> Callable[[Document], None]:
+    """Return a change of what a manifest says of the default target's logits when it was built."""
+
+    def change_manifest(whole: Document) -> None:
+        whole["targets"][0]["agreement"].update(change)
+
+    return change_manifest
+
+
+OTHER_BITS = {"logits_sha256": ["0" * 64] * 3}
+
+
+def test_on_the_machine_that_built_it_a_target_gives_the_same_bits(bundle: Path) -> None:
+    assert tier_of(bundle) == ("true", "exact")
+    reseal(bundle, agreement(**OTHER_BITS))
+    assert tier_of(bundle) == ("false", "exact")
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        {"processor": "another"},
+        {"features": ["sse2"]},
+        {"packages": {"onnxruntime": "1.0.0"}},
+        {"packages": {}},
+    ],
+    ids=str,
+)
+def test_on_another_machine_a_target_agrees_within_its_tolerance(
+    bundle: Path, elsewhere: dict[str, Any]
+) -> None:
+    reseal(bundle, agreement(**elsewhere, **OTHER_BITS))
+    assert tier_of(bundle) == ("true", "close")
+
+
+def test_with_another_number_of_threads_a_target_agrees_within_its_tolerance(
+    bundle: Path,
+) -> None:
+    reseal(bundle, agreement(threads=3, **OTHER_BITS))
+    assert tier_of(bundle, threads=1) == ("true", "close")
+    assert tier_of(bundle) == ("false", "exact"), "it is run with 3 threads, as it was"
+
+
+@pytest.mark.parametrize(("cosine", "status"), [(0.999, "true"), (0.9, "false")])
+def test_in_reduced_precision_the_cosine_decides(bundle: Path, cosine: float, status: str) -> None:
+    def reduce(whole: Document) -> None:
+        whole["targets"][0]["tolerance"] = {"max_rel_diff": 0.05, "cosine": cosine}
+
+    reseal(bundle, agreement(processor="another", **OTHER_BITS))
+    reseal(bundle, reduce)
+    assert tier_of(bundle) == (status, "reduced")
+
+
+def test_logits_of_another_direction_are_false_in_reduced_precision(bundle: Path) -> None:
+    def reduce(whole: Document) -> None:
+        whole["targets"][0]["tolerance"] = {"max_rel_diff": 0.05, "cosine": 0.999}
+
+    claim_logits(bundle, -np.load(bundle / "golden/00.npy"))
+    reseal(bundle, agreement(processor="another"))
+    reseal(bundle, reduce)
+    assert tier_of(bundle) == ("false", "reduced")
+
+
+def test_torch_has_its_threads_back_after_a_verification(small_bundle: Path) -> None:
+    torch: Any = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        verdict = runtime.verify(small_bundle, target="torchscript-cpu-fp32")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert next(c for c in verdict.claims if c.claim == TORCHSCRIPT).status == "true"
 
 
 # Claims that are false although every digest is right

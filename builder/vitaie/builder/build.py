@@ -36,9 +36,11 @@ from vitaie.manifests.errors import BuildError, CheckpointError, InputError, Tar
 from vitaie.manifests.manifest import Manifest
 from vitaie.runtime._bundle import MANIFEST_NAME, open_bundle
 from vitaie.runtime._bytes import available_cpus
+from vitaie.runtime._claim import silent
 from vitaie.runtime._environment import processor
+from vitaie.runtime._goldens import relative_difference
 from vitaie.runtime._model import Engine, choose_target, open_engine
-from vitaie.runtime._verify import UNSEEN, Verdict, relative_difference, silent, verify
+from vitaie.runtime._verify import UNSEEN, Verdict, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable

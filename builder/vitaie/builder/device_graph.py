@@ -15,7 +15,7 @@ import torch
 
 from vitaie.builder.vit import Steps, build
 from vitaie.manifests.errors import BuildError
-from vitaie.runtime._verify import relative_difference
+from vitaie.runtime._goldens import relative_difference
 
 if TYPE_CHECKING:
     from vitaie.manifests.manifest import Model

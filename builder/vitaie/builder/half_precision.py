@@ -23,11 +23,12 @@ from vitaie.builder.vit import Arithmetic, Steps, VisionTransformer, build
 from vitaie.manifests.errors import InputError, printable
 from vitaie.runtime import _preprocess
 from vitaie.runtime._bundle import Bundle, open_bundle
+from vitaie.runtime._claim import silent
 from vitaie.runtime._command import utf8
 from vitaie.runtime._dataset import read_dataset
+from vitaie.runtime._goldens import check_golden_stages
 from vitaie.runtime._model import read_labels
 from vitaie.runtime._torchscript import load_module
-from vitaie.runtime._verify import check_golden_stages, silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,7 +5,7 @@ The JSON Schemas generated from these models are committed in ``manifests/schema
 
 from __future__ import annotations
 
-from typing import Literal, Optional
+from typing import Literal, Optional, Union
 
 from pydantic import BaseModel, ConfigDict
 
@@ -86,15 +86,25 @@ class PreprocessOutput(_Output):
 
 
 class ClaimOutput(_Output):
-    """One claim of a bundle, and whether it holds here."""
+    """One claim of a bundle, and whether it holds here.
+
+    ``undecidable``: this machine cannot tell. ``tier`` is how closely it had to agree: to the bit,
+    within the manifest's tolerance, or by the cosine. ``check`` is the command that would check
+    what is not checked, where there is one.
+    """
 
     claim: str
-    status: Literal["true", "false", "not checked"]
+    status: Literal["true", "false", "undecidable", "not checked"]
     detail: str
+    tier: Optional[Literal["exact", "close", "reduced"]] = None
+    check: Optional[str] = None
 
 
 class VerifyOutput(_Output):
-    """``vitaie verify``: every claim, checked or said to be unchecked."""
+    """``vitaie verify``: every claim, checked or said to be unchecked.
+
+    ``holds`` is whether none is false or undecidable.
+    """
 
     path: str
     name: str
@@ -340,6 +350,27 @@ class AnalyzeOutput(_Output):
     top1_equal: int
     flips: list[FlipOutput]
     layers: list[LayerOutput]
+
+
+class FindingOutput(_Output):
+    """One published number, and what follows from the evidence; null where nothing does."""
+
+    bundle: str
+    version: str
+    claim: str
+    published: Union[bool, int, float, str, None]
+    recomputed: Union[bool, int, float, str, None]
+    status: Literal["follows", "does not follow", "not checked", "not claimed"]
+    why: str
+
+
+class AuditOutput(_Output):
+    """``vitaie-build audit``: every published number; ``holds`` is whether each follows."""
+
+    path: str
+    versions: int
+    holds: bool
+    findings: list[FindingOutput]
 
 
 class TargetOutput(_Output):

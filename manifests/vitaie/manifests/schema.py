@@ -38,6 +38,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "output-attach": outputs.AttachOutput,
     "output-gate": outputs.GateOutput,
     "report-refused": outputs.RefusalReport,
+    "output-audit": outputs.AuditOutput,
     "output-doctor": outputs.DoctorOutput,
 }
 """Each schema's file name, without ``.json``, and the model it is made from."""

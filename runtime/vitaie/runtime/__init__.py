@@ -19,10 +19,12 @@ from vitaie.manifests.errors import (
     TargetUnavailable,
     VitaieError,
 )
+from vitaie.runtime._claim import Again, Claim
 from vitaie.runtime._model import Image, Model, Prediction, load
-from vitaie.runtime._verify import Claim, Verdict, verify
+from vitaie.runtime._verify import Verdict, verify
 
 __all__ = [
+    "Again",
     "BundleError",
     "Claim",
     "DiskError",

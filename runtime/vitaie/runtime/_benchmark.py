@@ -36,12 +36,12 @@ from vitaie.manifests.statistics import stability
 from vitaie.runtime import _images, _preprocess, _timing
 from vitaie.runtime._bundle import Bundle, open_bundle
 from vitaie.runtime._bytes import available_cpus
+from vitaie.runtime._claim import silent
 from vitaie.runtime._dataset import Entry, read_dataset
 from vitaie.runtime._environment import collect, peak_tflops
 from vitaie.runtime._files import disk_errors
 from vitaie.runtime._model import check_threads, choose_target, read_labels
 from vitaie.runtime._timing import Outputs, Request, Timed
-from vitaie.runtime._verify import silent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

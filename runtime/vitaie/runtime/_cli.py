@@ -3,6 +3,7 @@
 # No postponed annotations here: on Python 3.9 typer reads Annotated only when it is evaluated.
 
 import io
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -20,6 +21,7 @@ from vitaie.manifests.errors import (
 )
 from vitaie.runtime import _preprocess
 from vitaie.runtime._bundle import locate, open_bundle
+from vitaie.runtime._claim import Again
 from vitaie.runtime._command import (
     BundlePath,
     Json,
@@ -44,7 +46,8 @@ from vitaie.runtime._verify import verify
 
 if TYPE_CHECKING:
     from vitaie.manifests.manifest import Manifest
-    from vitaie.manifests.outputs import VerifyOutput
+    from vitaie.manifests.outputs import ClaimOutput, VerifyOutput
+    from vitaie.runtime._claim import Claim
     from vitaie.runtime._verify import Verdict
 
 app = new_app("Use Vision Transformer bundles: inspect, classify, and re-check every claim.")
@@ -230,35 +233,66 @@ def preprocess(
 def verify_command(
     bundle: BundlePath,
     target: Annotated[
-        str, typer.Option("--target", metavar="ID", help="Goldens in one target; all otherwise.")
+        str, typer.Option("--target", metavar="ID", help="Claims of one target; of all otherwise.")
     ] = "all",
     threads: Threads = None,
+    data: Annotated[
+        Optional[Path],
+        typer.Option(metavar="DIR", help="Measure accuracy again: the dataset that it is of."),
+    ] = None,
+    labels: Annotated[
+        Optional[Path], typer.Option(metavar="FILE", help="A flat dataset's labels; looked for.")
+    ] = None,
+    sample: Annotated[
+        Optional[int], typer.Option(metavar="N", help="Images to draw of the dataset; all else.")
+    ] = None,
+    seed: Annotated[
+        Optional[int], typer.Option(metavar="S", help="What is drawn follows from it; drawn else.")
+    ] = None,
+    performance: Annotated[
+        bool, typer.Option("--performance", help="Measure speed again, as it was measured.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Re-check what a bundle claims: every byte, and its goldens in every target.
+    """Re-check what a bundle claims: every byte, its goldens in every target, its arithmetic.
 
-    The exit code is the verdict: 0 true, 1 false.
+    What was measured is measured again when asked for; what was not checked is listed. The exit
+    code is the verdict: 0 true, 1 false, 6 not decidable on this machine.
 
-    Example: vitaie verify bundles/vit_base_patch16_224
+    Example: vitaie verify bundles/vit_base_patch16_224 --data ImageNet --sample 1000
     """
     check_threads(threads)
     folder = locate(bundle)
+    again = Again(data, labels, sample, seed, performance)
     names = ["files", "preprocessing", "goldens", "goldens"]
-    with steps(names, quiet) as start:
-        verdict = verify(folder, target=target, threads=threads, progress=start)
+    names += ["accuracy"] * (data is not None) + ["performance"] * performance
+    with log_to_stderr(quiet), steps(names, quiet) as start, counting(quiet) as show:
+        verdict = verify(
+            folder, target=target, threads=threads, progress=start, again=again, images=show
+        )
     if as_json:
         print_json(verify_output(folder, verdict))
     else:
-        print_claims(verdict)
+        print_claims(folder, verdict)
     if verdict.holds:
         suggest(quiet, "vitaie", "info", folder)
-    else:
-        false = next(claim for claim in verdict.claims if claim.status == "false")
+        return 0
+    decisive = "false" if verdict.exit_code == 1 else "undecidable"
+    claim = next(claim for claim in verdict.claims if claim.status == decisive)
+    if decisive == "false":
         hint = "Do not use this bundle for what it claims."
-        error = BundleError("E_CLAIM_FALSE", folder, field=false.claim, got=false.detail, hint=hint)
-        say(str(error), quiet=False)
-    return 0 if verdict.holds else 1
+        say(str(_told(BundleError, "E_CLAIM_FALSE", folder, claim, hint)), quiet=False)
+    else:
+        hint = "Run it where it was measured; vitaie bench measures this machine."
+        say(str(_told(TargetUnavailable, "E_CLAIM_UNDECIDABLE", folder, claim, hint)), quiet=False)
+    return verdict.exit_code
+
+
+def _told(
+    kind: type[VitaieError], code: str, folder: Path, claim: "Claim", hint: str
+) -> VitaieError:
+    return kind(code, folder, field=claim.claim, got=claim.detail, hint=hint)
 
 
 @app.command("eval")
@@ -473,7 +507,7 @@ def report_command(
 
 def verify_output(folder: Path, verdict: "Verdict") -> "VerifyOutput":
     """Return the ``--json`` document of a verdict."""
-    from vitaie.manifests.outputs import ClaimOutput, VerifyOutput
+    from vitaie.manifests.outputs import VerifyOutput
 
     return VerifyOutput(
         path=utf8(folder),
@@ -481,16 +515,41 @@ def verify_output(folder: Path, verdict: "Verdict") -> "VerifyOutput":
         version=verdict.manifest.version,
         content_digest=verdict.manifest.content_digest,
         holds=verdict.holds,
-        claims=[ClaimOutput(**claim._asdict()) for claim in verdict.claims],
+        claims=claims_output(folder, verdict),
     )
 
 
-def print_claims(verdict: "Verdict") -> None:
+def claims_output(folder: Path, verdict: "Verdict") -> "list[ClaimOutput]":
+    """Return the claims of a verdict on the bundle in ``folder``, as ``--json`` has them."""
+    from vitaie.manifests.outputs import ClaimOutput
+
+    return [
+        ClaimOutput(
+            claim=claim.claim,
+            status=claim.status,
+            detail=claim.detail,
+            tier=claim.tier,
+            check=_checking(folder, claim),
+        )
+        for claim in verdict.claims
+    ]
+
+
+def _checking(folder: Path, claim: "Claim") -> Optional[str]:
+    """Return the command that would check a claim, where there is one."""
+    return f"vitaie verify {shlex.quote(utf8(folder))} {claim.check}" if claim.check else None
+
+
+def print_claims(folder: Path, verdict: "Verdict") -> None:
     """Print one line a claim, and the verdict last."""
     for claim in verdict.claims:
-        print(f"{claim.status:<12}{printable(claim.claim)}: {printable(claim.detail)}")
+        detail = claim.detail + (f" ({claim.tier})" if claim.tier else "")
+        check = _checking(folder, claim)
+        detail += f": {check}" if check else ""
+        print(f"{claim.status:<12}{printable(claim.claim)}: {printable(detail, 600)}")
     unchecked = sum(claim.status == "not checked" for claim in verdict.claims)
-    print(("TRUE" if verdict.holds else "FALSE") + (f", {unchecked} not checked" * bool(unchecked)))
+    told = {0: "TRUE", 1: "FALSE", 6: "UNDECIDABLE"}[verdict.exit_code]
+    print(told + (f", {unchecked} not checked" * bool(unchecked)))
 
 
 def main() -> None:

@@ -82,14 +82,17 @@ def peak_tflops(environment: Environment, threads: int) -> Optional[float]:
     return None
 
 
+def version(package: str) -> Optional[str]:
+    """Return an installed package's version; None when it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def _versions() -> dict[str, str]:
-    versions: dict[str, str] = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    found = {name: version(name) for name in _PACKAGES}
+    return {name: told for name, told in found.items() if told is not None}
 
 
 def processor() -> Processor:

@@ -31,8 +31,8 @@ from vitaie.manifests.digests import sha256
 from vitaie.manifests.errors import BundleError, DiskError, VitaieError, is_out_of_memory
 from vitaie.runtime import _ascend, _images
 from vitaie.runtime._bundle import open_bundle
+from vitaie.runtime._goldens import check_golden_stages, check_logits
 from vitaie.runtime._model import Model, choose_target, load
-from vitaie.runtime._verify import check_golden_stages, check_logits
 
 TOP_K = 5
 """Classes of each image that ``end_to_end`` gives."""

@@ -11,6 +11,8 @@ import importlib.util
 import os
 import resource
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,6 +79,22 @@ def load_module(bundle: Bundle, where: str) -> Any:
         raise BundleError("E_BUNDLE_ENGINE", file, got=error) from None
 
 
+@contextmanager
+def threads_restored() -> Generator[None, None, None]:
+    """Give torch its number of threads back at the end: an engine that is given one sets it.
+
+    Raises:
+        TargetUnavailable: The current folder is gone.
+    """
+    need_room("torchscript")
+    torch: Any = importlib.import_module("torch")
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class Engine:
     """A TorchScript module, loaded from verified bytes."""
 
@@ -89,11 +107,14 @@ class Engine:
         """
         self._module = load_module(bundle, target.id)
         self._torch: Any = importlib.import_module("torch")
+        self._threads = threads
         if threads is not None:
             self._torch.set_num_threads(threads)
 
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return float32 [B, classes] for float32 [B, 3, H, W], any B of at least 1."""
+        if self._threads is not None and self._torch.get_num_threads() != self._threads:
+            self._torch.set_num_threads(self._threads)  # OpenMP keeps it for each thread of ours
         if not batch.flags.writeable:  # torch has no tensors that cannot be written to
             batch = batch.copy()
         with self._torch.inference_mode():

@@ -20,10 +20,12 @@ from vitaie.manifests.digests import sha256
 from vitaie.manifests.errors import BundleError, ImageError, InputError
 from vitaie.runtime import _images
 from vitaie.runtime._bundle import MANIFEST_NAME, Bundle, locate, open_bundle
+from vitaie.runtime._claim import Claim
 from vitaie.runtime._dataset import read_dataset
+from vitaie.runtime._goldens import golden_logits
 from vitaie.runtime._model import read_labels
 from vitaie.runtime._report.counts import disagreements
-from vitaie.runtime._verify import Claim, golden_logits, verify
+from vitaie.runtime._verify import verify
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,0 +1,220 @@
+"""The predictions of a record, made again and held against the ones that were kept.
+
+Batches are cut and computed as ``evaluate`` did it, so that an image is in the same company as
+then: on a machine like that one, the same bits come out. Of a sample, the whole batches of the
+images drawn are computed, for that reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from vitaie.manifests.errors import ImageError, InputError
+from vitaie.runtime import _images, _preprocess
+from vitaie.runtime._bytes import available_cpus
+from vitaie.runtime._dataset import Dataset, DatasetDigest, Entry
+from vitaie.runtime._evaluate import Progress
+from vitaie.runtime._journal import Row
+from vitaie.runtime._model import open_engine, run
+from vitaie.runtime._seeing import Batch, Engines, see_here
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vitaie.manifests.manifest import Target
+    from vitaie.manifests.measurement import AccuracyMeasurement, Images
+    from vitaie.runtime._bundle import Bundle
+
+
+def difference(dataset: Dataset, measurement: AccuracyMeasurement) -> str | None:
+    """Return the first image, or class of one, in which a dataset is not the recorded one."""
+    here = {entry.path: entry.label for entry in dataset.entries}
+    images = measurement.images
+    for path, label in zip(images.path, images.label):
+        if path not in here:
+            return f"no {path}"
+        if here[path] != label:
+            return f"{path} of class {here[path]}, which was {label}"
+    unknown = sorted(here.keys() - set(images.path) - set(measurement.missing))
+    if unknown:
+        return f"{unknown[0]}, which is none of its"
+    gone = sorted(set(measurement.missing) - here.keys())
+    return f"no {gone[0]}" if gone else None
+
+
+def draw(sample: int | None, seed: int, rows: int) -> list[int] | None:
+    """Return the places of the images drawn; None for all.
+
+    Raises:
+        InputError: More than there are.
+    """
+    if sample is None:
+        return None
+    if sample > rows:
+        raise InputError("E_ARGUMENT", "sample", expected=f"1 to {rows}", got=sample)
+    drawn: list[int] = np.random.default_rng(seed).choice(rows, sample, replace=False).tolist()
+    return sorted(drawn)
+
+
+class Kept(NamedTuple):
+    """What the evidence holds of one image."""
+
+    size: int
+    sha256: str
+    label: int
+    target: tuple[int, ...]
+    source: tuple[int, ...] | None
+
+
+class Differing(NamedTuple):
+    """An image that is not classified as it was: its batch, and the classes kept and seen."""
+
+    number: int
+    entry: Entry
+    kept: tuple[int, ...]
+    here: tuple[int, ...]
+
+
+class Plan:
+    """A measurement that is to be repeated: its batches, and what was kept of each image."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        target: Target,
+        source: Target | None,
+        measurement: AccuracyMeasurement,
+        dataset: Dataset,
+    ) -> None:
+        """Take what the measurement and the dataset, which has the same images, say."""
+        self.bundle = bundle
+        self.target = target
+        self.source = source
+        self.measurement = measurement
+        self.entries = dataset.entries
+        self.kept = _kept(measurement.images)
+
+    @property
+    def batches(self) -> int:
+        """How many batches there are."""
+        return -(-len(self.entries) // self.measurement.batch_size)
+
+    def batch(self, number: int) -> tuple[Entry, ...]:
+        """Return a batch's images: by order alone, readable or not, as ``evaluate`` cuts them."""
+        size = self.measurement.batch_size
+        return self.entries[number * size : (number + 1) * size]
+
+    def batches_of(self, rows: Sequence[int]) -> list[int]:
+        """Return the batches that images are in: each is computed in the same company as then."""
+        places = {entry.path: place for place, entry in enumerate(self.entries)}
+        paths, size = self.measurement.images.path, self.measurement.batch_size
+        return sorted({places[paths[row]] // size for row in rows})
+
+
+def _kept(images: Images) -> Mapping[str, Kept]:
+    sources = images.source or [None] * len(images.path)
+    rows = zip(images.size, images.sha256, images.label, images.target, sources)
+    return {path: Kept(*row) for path, row in zip(images.path, rows)}
+
+
+@dataclass
+class SeenAgain:
+    """What became of the images that were seen again."""
+
+    compared: int = 0
+    target: list[Differing] = field(default_factory=list["Differing"])
+    source: list[Differing] = field(default_factory=list["Differing"])
+    digest: str = ""
+
+
+def see_again(plan: Plan, numbers: Sequence[int], images: Callable[[Progress], None]) -> SeenAgain:
+    """Predict batches again and compare each image, and its file, with what was kept.
+
+    Raises:
+        InputError: ``E_DATASET_OTHER``, a file is not the one that was measured.
+        ImageError: An image cannot be used, and then it could.
+    """
+    found, digest = SeenAgain(), DatasetDigest()
+    total = sum(len(plan.batch(number)) for number in numbers)
+    tally = Progress(0, total, 0, 0, 0)
+    images(tally)
+    engines = Engines(plan.bundle, plan.target, plan.source, plan.measurement.threads)
+    batches = (Batch(number, plan.batch(number), ()) for number in numbers)
+    with closing(see_here(engines, batches, available_cpus())) as seeing:
+        for number, block in seeing:
+            entries = plan.batch(number)
+            top1 = top5 = counted = 0
+            for entry, seen in zip(entries, block):
+                kept = plan.kept.get(entry.path)
+                if isinstance(seen, ImageError):
+                    if kept is not None:
+                        raise seen
+                    continue
+                _check_file(entry, seen, kept)
+                assert kept is not None
+                digest.add(entry.path, seen.size, seen.sha256, entry.label)
+                if seen.target != kept.target:
+                    found.target.append(Differing(number, entry, kept.target, seen.target))
+                if seen.source and kept.source and seen.source != kept.source:
+                    found.source.append(Differing(number, entry, kept.source, seen.source))
+                counted += 1
+                top1 += entry.label == seen.target[0]
+                top5 += entry.label in seen.target
+            tally = Progress(
+                tally.done + len(block),
+                total,
+                tally.counted + counted,
+                tally.top1 + top1,
+                tally.top5 + top5,
+            )
+            images(tally)
+    found.compared = tally.counted
+    found.digest = digest.hexdigest()
+    return found
+
+
+def _check_file(entry: Entry, seen: Row, kept: Kept | None) -> None:
+    """Refuse a file that is not the one that was measured."""
+    if kept is None:
+        expected, got = "a file that cannot be read, as it was then", f"sha256 {seen.sha256}"
+    elif (seen.size, seen.sha256) != (kept.size, kept.sha256):
+        expected = f"{kept.size} bytes, sha256 {kept.sha256}"
+        got = f"{seen.size} bytes, sha256 {seen.sha256}"
+    else:
+        return
+    raise InputError("E_DATASET_OTHER", entry.file, expected=expected, got=got)
+
+
+def beyond(plan: Plan, target: Target, differing: Sequence[Differing]) -> Iterator[Differing]:
+    """Yield the images whose kept classes are not the first ones here, within the tolerance.
+
+    Two logits that are nearer to each other than twice what each may be off can change places.
+    """
+    spec = plan.bundle.manifest.preprocess
+    engine = open_engine(plan.bundle, target, plan.measurement.threads) if differing else None
+    for number, group in groupby(differing, key=lambda each: each.number):
+        usable = [entry for entry in plan.batch(number) if entry.path in plan.kept]
+        tensors = [_preprocess.preprocess(_images.read_file(e.file, e.file), spec) for e in usable]
+        assert engine is not None
+        logits = run(engine, np.stack(tensors), plan.bundle.manifest)
+        for each in group:
+            row = logits[usable.index(each.entry)]
+            allowed = 2 * target.tolerance.max_rel_diff * float(np.abs(row).max())
+            if not _may_be_first(each.kept, row, allowed):
+                yield each
+
+
+def _may_be_first(classes: Sequence[int], logits: NDArray[np.float32], allowed: float) -> bool:
+    """Say whether each class's logit is the largest of those left, or less by what is allowed."""
+    left = logits.astype(np.float64)
+    for index in classes:
+        if index >= len(left) or left[index] < left.max() - allowed:
+            return False
+        left[index] = -np.inf
+    return True
