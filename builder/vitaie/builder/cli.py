@@ -3,6 +3,7 @@
 # No postponed annotations here: on Python 3.9 typer reads Annotated only when it is evaluated.
 
 import importlib.util
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -10,7 +11,7 @@ import typer
 
 from vitaie.manifests.errors import InputError, TargetUnavailable, VitaieError, printable
 from vitaie.runtime._bundle import open_bundle
-from vitaie.runtime._cli import measured_lines, verify_command
+from vitaie.runtime._cli import claims_output, measured_lines, verify_command
 from vitaie.runtime._command import (
     BundlePath,
     Json,
@@ -27,6 +28,7 @@ from vitaie.runtime._command import (
     suggest,
     utf8,
 )
+from vitaie.runtime._files import check_output, write_output
 from vitaie.runtime._journal import Interrupted
 from vitaie.runtime._torchscript import need_room
 
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
     from vitaie.builder.measure import Wanted
     from vitaie.manifests.card import Profile
     from vitaie.manifests.manifest import Manifest
-    from vitaie.manifests.outputs import ClaimOutput
-    from vitaie.runtime._verify import Verdict
 
 _PROFILES: dict[str, "Profile"] = {"timm": "timm", "modelzoo": "modelzoo"}
 
@@ -215,7 +215,7 @@ def bundle(
         print_json(
             BundleOutput(
                 **_version_fields(built.path, manifest),
-                claims=_claims(built.verdict),
+                claims=claims_output(built.path, built.verdict),
                 accuracy=list(manifest.accuracy),
                 performance=list(manifest.performance),
                 gates=list(manifest.gates),
@@ -264,12 +264,6 @@ def _version_fields(path: Path, manifest: "Manifest") -> dict[str, Any]:
     }
 
 
-def _claims(verdict: "Verdict") -> "list[ClaimOutput]":
-    from vitaie.manifests.outputs import ClaimOutput
-
-    return [ClaimOutput(**claim._asdict()) for claim in verdict.claims]
-
-
 @app.command()
 def attach(
     bundle: BundlePath,
@@ -295,7 +289,7 @@ def attach(
             AttachOutput(
                 **_version_fields(done.path, done.verdict.manifest),
                 evidence=list(done.evidence),
-                claims=_claims(done.verdict),
+                claims=claims_output(done.path, done.verdict),
             )
         )
     else:
@@ -390,6 +384,52 @@ def analyze(
     else:
         print("\n".join(half_precision.describe(found, every)))
     suggest(quiet, "vitaie", "info", folder)
+
+
+@app.command("audit")
+def audit_command(
+    store: Annotated[
+        Path, typer.Argument(metavar="STORE", help="A store, a name's folder, or one version.")
+    ],
+    csv: Annotated[
+        Optional[Path], typer.Option("--csv", metavar="FILE", help="A new file, for spreadsheets.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Recompute every published number from the evidence that bundles keep. No model is run.
+
+    The exit code is 1 when any does not follow. Weights are not hashed: vitaie verify does that.
+
+    Example: vitaie-build audit bundles
+    """
+    from vitaie.builder.audit import audit_versions, describe, to_csv, versions_below
+    from vitaie.manifests.outputs import AuditOutput, FindingOutput
+
+    if csv is not None:
+        check_output(csv)
+    folders = versions_below(store)
+    with steps([str(folder) for folder in folders], quiet) as start:
+        rows = list(audit_versions(folders, start))
+    if csv is not None:
+        write_output(csv, to_csv(rows))
+    counts = Counter(row.finding.status for row in rows)
+    holds = not counts["does not follow"]
+    if as_json:
+        findings = [
+            FindingOutput(bundle=utf8(row.folder), version=row.version, **row.finding._asdict())
+            for row in rows
+        ]
+        print_json(
+            AuditOutput(path=utf8(store), versions=len(folders), holds=holds, findings=findings)
+        )
+    else:
+        for row in rows:
+            print(describe(row))
+        told = ", ".join(f"{count:,} {status}" for status, count in counts.items())
+        print(f"{'FOLLOWS' if holds else 'DOES NOT FOLLOW'}: {told}, in {len(folders)} versions")
+    suggest(quiet, "vitaie", "verify", folders[-1])
+    return 0 if holds else 1
 
 
 @app.command()
