@@ -15,7 +15,7 @@ help: ## this list
 setup: $(READY) ## a virtual environment with the builder, the runtime and the tools
 
 $(READY): pyproject.toml constraints.txt scripts/setup.sh
-	PYTHON="$(PYTHON)" sh scripts/setup.sh $(VENV) '.[builder,report,demo,dev]' constraints.txt
+	PYTHON="$(PYTHON)" sh scripts/setup.sh $(VENV) '.[builder,report,ray,demo,dev]' constraints.txt
 	@touch $@
 
 demo: setup ## train on digits, bundle, verify, classify; then one full-size model

@@ -146,7 +146,7 @@ def cli(cache: Path, capsys: pytest.CaptureFixture[str]) -> Generator[Eval, None
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list that grows by each target whose engine an evaluation opens."""
-    from vitaie.runtime import _evaluate, _model
+    from vitaie.runtime import _model, _seeing
 
     ids: list[str] = []
     open_engine = _model.open_engine
@@ -155,5 +155,5 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ids.append(target.id)
         return open_engine(bundle, target, threads)
 
-    monkeypatch.setattr(_evaluate, "open_engine", spy)
+    monkeypatch.setattr(_seeing, "open_engine", spy)
     return ids

@@ -18,7 +18,7 @@ from tests.support.digit_pictures import flatten
 from tests.support.evaluation import Eval, files, record, torch_logits
 from vitaie.manifests.errors import ImageError, InputError, TargetUnavailable
 from vitaie.manifests.outputs import ErrorOutput, EvalOutput
-from vitaie.runtime import _evaluate, _images, _model, _preprocess, _torchscript
+from vitaie.runtime import _evaluate, _images, _model, _preprocess, _seeing, _torchscript
 from vitaie.runtime._evaluate import Progress, evaluate
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -142,7 +142,7 @@ def test_batches_are_cut_by_the_order_alone(
         sizes.append(len(batch))
         return engine_run(engine, batch, manifest)
 
-    monkeypatch.setattr(_evaluate, "run", spy)
+    monkeypatch.setattr(_seeing, "run", spy)
     evaluate(bundle, few, paired=False, batch_size=7, allow_missing=1)
     assert sizes == [7, 6, 7, 7, 7, 5]
 

@@ -24,7 +24,7 @@ import errno
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, Union
+from typing import Any, NamedTuple, Optional, Union
 
 
 class ErrorCode(NamedTuple):
@@ -116,6 +116,11 @@ class VitaieError(Exception):
         advice = f" {self.hint}" if self.hint else ""
         return f"{self.code}: {place}: {self.sentence}{detail}.{advice}"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let an error cross from one process to another."""
+        place = (self.where, self.field)
+        return _rebuilt, (type(self), self.code, *place, self.expected, self.got, self.hint)
+
     def details(self) -> dict[str, Union[str, int, None]]:
         """Return what ``--json`` says of the error."""
         return {
@@ -128,6 +133,18 @@ class VitaieError(Exception):
             "got": self.got,
             "hint": self.hint,
         }
+
+
+def _rebuilt(
+    kind: type[VitaieError],
+    code: str,
+    where: str,
+    field: str,
+    expected: Optional[str],
+    got: Optional[str],
+    hint: str,
+) -> VitaieError:
+    return kind(code, where, field=field, expected=expected, got=got, hint=hint)
 
 
 class BundleError(VitaieError):

@@ -316,6 +316,12 @@ def eval_command(
     unpaired: Annotated[
         bool, typer.Option("--unpaired", help="Without the source model, which needs torch.")
     ] = False,
+    engine: Annotated[
+        str, typer.Option(metavar="NAME", help="local: this machine; ray: a cluster.")
+    ] = "local",
+    address: Annotated[
+        Optional[str], typer.Option(metavar="HOST:PORT", help="Of the Ray cluster's head.")
+    ] = None,
     journal: Annotated[
         Optional[Path],
         typer.Option(metavar="FILE", help="Progress; RECORD.json.journal, or in the cache."),
@@ -333,12 +339,17 @@ def eval_command(
     Example: vitaie eval bundles/vit_base_patch16_224 --data ImageNet -o RECORD.json
     """
     from vitaie.manifests.measurement import AccuracyMeasurement, to_bytes
-    from vitaie.runtime import _evaluate
+    from vitaie.runtime import _evaluate, _evaluate_output
 
     def save(measurement: AccuracyMeasurement) -> None:
         if output is not None:
             write_output(output, to_bytes(measurement))
 
+    if engine not in ("local", "ray"):
+        raise InputError("E_ARGUMENT", "--engine", expected="local or ray", got=engine)
+    if (engine == "ray") != (address is not None):
+        expected = "HOST:PORT, where the engine is ray, and only there"
+        raise InputError("E_ARGUMENT", "--address", expected=expected, got=address or "none")
     if output is not None:
         check_output(output)
     try:
@@ -352,6 +363,7 @@ def eval_command(
                 batch_size=batch_size,
                 allow_missing=allow_missing,
                 paired=not unpaired,
+                address=address,
                 journal=journal or _evaluate.journal_file(output, bundle, target, data),
                 cache=_evaluate.cache_folder(),
                 progress=show,
@@ -364,11 +376,11 @@ def eval_command(
         elif isinstance(error, Interrupted) and error.images:
             hint = f"Run the same command again: it goes on after {error.images:,} images."
         raise VitaieError("E_INTERRUPTED", "vitaie eval", hint=hint) from None
-    shown = _evaluate.output(result, None if output is None else utf8(output))
+    shown = _evaluate_output.output(result, None if output is None else utf8(output))
     if as_json:
         print_json(shown)
     else:
-        print("\n".join(_evaluate.describe(shown)))
+        print("\n".join(_evaluate_output.describe(shown)))
     again = ("vitaie", "eval", result.folder, "--data", data, "-o", "RECORD.json")
     attach = ("vitaie-build", "attach", result.folder, output)
     suggest(quiet, *(again if output is None else attach))

@@ -12,49 +12,27 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
-import numpy as np
-
 from vitaie.manifests.digests import canonical, sha256
-from vitaie.manifests.errors import (
-    ImageError,
-    InputError,
-    TargetUnavailable,
-    VitaieError,
-    printable,
-)
-from vitaie.runtime import _images, _journal, _preprocess
+from vitaie.manifests.errors import ImageError, InputError, TargetUnavailable
 from vitaie.runtime._bundle import Bundle, open_bundle
 from vitaie.runtime._bytes import available_cpus
 from vitaie.runtime._dataset import Dataset, DatasetDigest, Entry, read_dataset
 from vitaie.runtime._environment import collect
-from vitaie.runtime._files import disk_errors, write_output
+from vitaie.runtime._files import disk_errors
 from vitaie.runtime._journal import Block, Identity, Journal, Row, open_journal
-from vitaie.runtime._model import (
-    Engine,
-    check_threads,
-    choose_target,
-    missing_for,
-    open_engine,
-    read_labels,
-    run,
-)
+from vitaie.runtime._model import check_threads, choose_target, missing_for, read_labels
+from vitaie.runtime._seeing import TOP, Batch, Engines, Seen, renamed, see_here
+from vitaie.runtime._sources import read_known, write_known
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from vitaie.manifests.contents import Rate
-    from vitaie.manifests.manifest import Manifest, Preprocess, Target
+    from vitaie.manifests.manifest import Manifest, Target
     from vitaie.manifests.measurement import AccuracyMeasurement, Environment
-    from vitaie.manifests.outputs import EvalOutput
 
     _Path = Union[str, os.PathLike[str]]
 
@@ -65,10 +43,9 @@ SOURCE = "torchscript-cpu-fp32"
 
 _BATCH_SIZE = 8
 _MAX_BATCH = 1024
-_TOP = 5
 
-Seen = Union[Row, ImageError]
-"""An image, or why there is none."""
+Blocks = dict[int, Sequence[Seen]]
+"""What was seen of each batch, by its number."""
 
 
 class Progress(NamedTuple):
@@ -102,6 +79,7 @@ def evaluate(
     batch_size: int | None = None,
     allow_missing: int = 0,
     paired: bool = True,
+    address: str | None = None,
     journal: _Path | None = None,
     cache: _Path | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -109,8 +87,7 @@ def evaluate(
 ) -> Evaluation:
     """Count how many of a dataset's images a target gets right.
 
-    Each file is read once: what is hashed is what is decoded. Decoding, on every processor, and
-    inference overlap; at most four batches of images are held.
+    Decoding, on every processor, and inference overlap; at most four batches of images are held.
 
     Args:
         path: A bundle's folder, or the folder of its versions (the newest is taken).
@@ -121,6 +98,7 @@ def evaluate(
         batch_size: Images of each call.
         allow_missing: How many images may be unreadable; they are counted and named.
         paired: Whether the source model predicts the same images.
+        address: Of a Ray cluster that computes it; this process does when None.
         journal: Where progress is kept, so that the next call of the same goes on; none when None.
         cache: A folder where the source's predictions are kept and found; none when None.
         progress: Called at the start and after each batch.
@@ -128,11 +106,12 @@ def evaluate(
 
     Raises:
         BundleError: The bundle does not open, or the engine fails on it.
-        TargetUnavailable: The target or the source cannot run here.
+        TargetUnavailable: The target or the source cannot run here, or the cluster cannot do it.
         InputError: An argument is not valid, or the dataset is not.
         ImageError: One image more than ``allow_missing`` cannot be used.
         StoreError: Another run has the journal.
         DiskError: The disk is full; what is journaled stays.
+        Interrupted: In place of a KeyboardInterrupt, where there is a journal.
     """
     options = _Options(target, threads, batch_size, allow_missing, paired)
     _check_options(options)
@@ -140,11 +119,14 @@ def evaluate(
         plan = _plan(bundle, options, data, labels)
         bundle.check()
         record = stack.enter_context(open_journal(journal, _identity(plan))) if journal else None
-        kept = _read_kept(cache, plan)
-        blocks = _count(bundle, plan, record, kept, progress or _silent)
+        known = _read_known(cache, plan)
+        blocks = _journaled(plan, record)
+        todo = list(plan.cut(blocks, known))
+        with closing(_see(bundle, plan, todo, address)) as seeing:
+            _count(plan, blocks, seeing, record, progress or _silent)
         measurement = _measurement(plan, blocks)
-        _write_kept(cache, plan, blocks, kept)
-        del blocks, kept  # the record holds it all
+        _write_known(cache, plan, blocks, known)
+        del blocks, known, todo  # the record holds it all
         if save is not None:
             save(measurement)
         if record is not None:
@@ -199,6 +181,12 @@ class _Plan(NamedTuple):
         """Return a batch's images: by order alone, readable or not."""
         start = number * self.batch_size
         return self.dataset.entries[start : start + self.batch_size]
+
+    def cut(self, done: Collection[int], known: dict[int, Block]) -> Iterator[Batch]:
+        """Yield the batches that are not done, with what is known of the source on each."""
+        for number in self.batches:
+            if number not in done:
+                yield Batch(number, self.batch(number), known.get(number, ()))
 
 
 def _check_options(options: _Options) -> None:
@@ -279,53 +267,69 @@ def _listing(dataset: Dataset) -> str:
     return whole.hexdigest()
 
 
-# Seeing
+# Seeing and counting
 
 
-Blocks = dict[int, Sequence[Seen]]
-"""What was seen of each batch, by its number."""
+def _see(
+    bundle: Bundle, plan: _Plan, batches: Sequence[Batch], address: str | None
+) -> Generator[tuple[int, list[Seen]], None, None]:
+    """Return what sees batches and yields each as it is done: this process, or a cluster."""
+    if address is None:
+        engines = Engines(bundle, plan.target, plan.source, plan.threads)
+        return see_here(engines, batches, available_cpus())
+    from vitaie.runtime import _ray
+
+    job = _ray.Job(
+        bundle=str(bundle.folder.absolute()),
+        content_digest=plan.manifest.content_digest,
+        target=plan.target.id,
+        target_digest=plan.target.target_digest,
+        source=plan.source.id if plan.source else None,
+        threads=plan.threads,
+        data=plan.dataset.root,
+        packages=plan.environment.packages,
+        features=plan.environment.features,
+        claim={"CPU": plan.threads},
+    )
+    return _ray.see(address, job, batches, plan.manifest.preprocess)
 
 
 def _count(
-    bundle: Bundle,
     plan: _Plan,
+    blocks: Blocks,
+    seeing: Iterable[tuple[int, Sequence[Seen]]],
     journal: Journal | None,
-    kept: dict[int, Block],
     progress: Callable[[Progress], None],
-) -> Blocks:
-    """See every batch that is not in the journal, which each is written to as it is done.
+) -> None:
+    """Add to ``blocks`` each batch that is seen, and write it to the journal first.
 
     A batch with an image that cannot be used is not written: the next run tries it again.
     """
-    blocks: Blocks = dict(_journaled(plan, journal))
     tally = Progress(0, len(plan.dataset.entries), 0, 0, 0)
     for number, block in blocks.items():
         tally = _add(tally, plan.batch(number), block)
     progress(tally)
     missing = 0
-    todo = [number for number in plan.batches if number not in blocks]
-    with closing(_see(bundle, plan, kept, todo)) as seeing:
-        for number, block in seeing:
-            errors = [seen for seen in block if isinstance(seen, ImageError)]
-            missing += len(errors)
-            if missing > plan.allow_missing:
-                raise _too_many(errors[plan.allow_missing - missing], plan.allow_missing)
-            if journal is not None and not errors:
-                journal.append(number, tuple(seen for seen in block if isinstance(seen, Row)))
-            blocks[number] = block
-            tally = _add(tally, plan.batch(number), block)
-            progress(tally)
-    return blocks
+    for number, block in seeing:
+        errors = [seen for seen in block if isinstance(seen, ImageError)]
+        missing += len(errors)
+        if missing > plan.allow_missing:
+            raise _too_many(errors[plan.allow_missing - missing], plan.allow_missing)
+        if journal is not None and not errors:
+            journal.append(number, tuple(seen for seen in block if isinstance(seen, Row)))
+        blocks[number] = block
+        tally = _add(tally, plan.batch(number), block)
+        progress(tally)
 
 
-def _journaled(plan: _Plan, journal: Journal | None) -> dict[int, Block]:
+def _journaled(plan: _Plan, journal: Journal | None) -> Blocks:
     """Return what the journal holds of this run, and say so."""
     if journal is None:
         return {}
     if journal.changed:
         _log.info("%s: starting anew, for another %s", journal.path, " and ".join(journal.changed))
     found = journal.blocks.items()
-    blocks = {number: block for number, block in found if _fits(plan, number, block)}
+    blocks: Blocks = {number: block for number, block in found if _fits(plan, number, block)}
     if blocks:
         images = sum(map(len, blocks.values()))
         total = len(plan.dataset.entries)
@@ -335,7 +339,7 @@ def _journaled(plan: _Plan, journal: Journal | None) -> dict[int, Block]:
 
 def _fits(plan: _Plan, number: int, block: Block) -> bool:
     """Say whether a block is a batch of the plan, with as many classes as a row of it has."""
-    width = min(_TOP, plan.manifest.model.classes)
+    width = min(TOP, plan.manifest.model.classes)
     return (
         number in plan.batches
         and len(block) == len(plan.batch(number))
@@ -357,170 +361,29 @@ def _add(tally: Progress, entries: Sequence[Entry], block: Sequence[Seen]) -> Pr
 
 def _too_many(error: ImageError, allowed: int) -> ImageError:
     hint = f"Repair or remove it, or count it as missing: --allow-missing {allowed + 1}."
-    return _renamed(error, error.where, hint)
+    return renamed(error, error.where, hint)
 
 
-def _renamed(error: ImageError, where: str, hint: str) -> ImageError:
-    """Return an error as one of another place, without the frames that led to it."""
-    return ImageError(
-        error.code, where, field=error.field, expected=error.expected, got=error.got, hint=hint
-    )
+# The source's predictions
 
 
-def _see(
-    bundle: Bundle, plan: _Plan, kept: dict[int, Block], numbers: Iterable[int]
-) -> Generator[tuple[int, list[Seen]], None, None]:
-    """Yield each batch's number and what was seen of it, in the order asked for.
-
-    Two batches are being decoded while one is computed and another waits for it.
-    """
-    decoders = ThreadPoolExecutor(available_cpus(), "vitaie-decode")
-    engine = ThreadPoolExecutor(1, "vitaie-engine")
-    engines = _Engines(bundle, plan, kept)
-    waiting = iter(numbers)
-    decoding: deque[tuple[int, list[Future[_Image | ImageError]]]] = deque()
-    running: deque[tuple[int, Future[list[Seen]]]] = deque()
-    try:
-        while True:
-            for number in islice(waiting, 2 - len(decoding)):
-                entries = plan.batch(number)
-                images = [decoders.submit(_read, e, plan.manifest.preprocess) for e in entries]
-                decoding.append((number, images))
-            if decoding and len(running) < 2:
-                number, images = decoding.popleft()
-                running.append((number, engine.submit(engines.see, number, images)))
-                continue
-            if not running:
-                return
-            number, seen = running.popleft()
-            yield number, seen.result()
-    finally:
-        for _, images in decoding:
-            for image in images:
-                image.cancel()
-        for _, seen in running:
-            seen.cancel()
-        decoders.shutdown(wait=True, cancel_futures=True)
-        engine.shutdown(wait=True, cancel_futures=True)
-
-
-class _Image(NamedTuple):
-    """A file that was read: its size, its digest, and what the model sees of it."""
-
-    size: int
-    sha256: str
-    tensor: NDArray[np.float32]
-
-
-def _read(entry: Entry, spec: Preprocess) -> _Image | ImageError:
-    """Read a file once, and return the size, the digest and the tensor of those bytes."""
-    try:
-        data = _images.read_file(entry.file, entry.file)
-        return _Image(len(data), sha256(data), _preprocess.preprocess(data, spec))
-    except ImageError as error:  # of bytes, which have no name
-        return _renamed(error, entry.file, error.hint)
-
-
-class _Engines:
-    """The target and the source, each opened when it is needed first. For one thread."""
-
-    def __init__(self, bundle: Bundle, plan: _Plan, kept: dict[int, Block]) -> None:
-        """Open nothing yet: the source's predictions may all be ``kept``."""
-        self._bundle = bundle
-        self._plan = plan
-        self._kept = kept
-        self._opened: dict[str, Engine] = {}
-
-    def see(self, number: int, images: Sequence[Future[_Image | ImageError]]) -> list[Seen]:
-        """Return what is seen of each image of a batch; it is computed without the unusable."""
-        read = [image.result() for image in images]
-        usable = [image for image in read if isinstance(image, _Image)]
-        rows = iter(self._rows(number, usable) if usable else ())
-        return [image if isinstance(image, ImageError) else next(rows) for image in read]
-
-    def _rows(self, number: int, images: Sequence[_Image]) -> list[Row]:
-        plan, batch = self._plan, np.stack([image.tensor for image in images])
-        targets = self._classes(plan.target, batch)
-        if plan.source is None:
-            sources: Sequence[tuple[int, ...] | None] = [None] * len(images)
-        elif plan.source.id == plan.target.id:
-            sources = targets
-        else:
-            sources = self._kept_classes(number, images) or self._classes(plan.source, batch)
-        return [
-            Row(image.size, image.sha256, target, source)
-            for image, target, source in zip(images, targets, sources)
-        ]
-
-    def _kept_classes(self, number: int, images: Sequence[_Image]) -> list[tuple[int, ...]] | None:
-        """Return what the source gave on this batch before, if each file is the same to the bit."""
-        block = self._kept.get(number, ())
-        if [row.sha256 for row in block] != [image.sha256 for image in images]:
-            return None
-        return [row.target for row in block]
-
-    def _classes(self, target: Target, batch: NDArray[np.float32]) -> list[tuple[int, ...]]:
-        """Return the first five classes of each image, the most probable first; ties by index."""
-        engine = self._opened.get(target.id)
-        if engine is None:
-            engine = open_engine(self._bundle, target, self._plan.threads)
-            self._bundle.release("model.ts")  # each engine has its own weights by now
-            self._opened[target.id] = engine
-        logits = run(engine, batch, self._plan.manifest)
-        order = np.argsort(-logits, axis=1, kind="stable")[:, :_TOP]
-        return [tuple(row) for row in order.tolist()]
-
-
-# The source's predictions, kept
-
-
-def _kept_identity(plan: _Plan, source: Target) -> Identity:
+def _source_identity(plan: _Plan, source: Target) -> Identity:
     """Return all that the source's predictions depend on: nothing of the target but its batches."""
     same = ("preprocessing", "dataset", "batch size", "threads", "packages or processor")
     identity = _identity(plan)
     return {"source": source.target_digest, **{name: identity[name] for name in same}}
 
 
-def _kept_file(cache: _Path, identity: Identity) -> Path:
-    return Path(cache) / "sources" / sha256(canonical(identity))
-
-
-def _read_kept(cache: _Path | None, plan: _Plan) -> dict[int, Block]:
-    """Return what the source gave on this dataset before, by batch; nothing if it is not whole."""
+def _read_known(cache: _Path | None, plan: _Plan) -> dict[int, Block]:
     if cache is None or plan.source is None:
         return {}
-    identity = _kept_identity(plan, plan.source)
-    file = _kept_file(cache, identity)
-    try:
-        with open(file, "rb") as opened:
-            found = _journal.read(opened, file)
-    except (OSError, InputError):
-        return {}
-    if found.identity != identity:
-        return {}
-    return found.blocks
+    return read_known(cache, _source_identity(plan, plan.source))
 
 
-def _write_kept(cache: _Path | None, plan: _Plan, blocks: Blocks, kept: dict[int, Block]) -> None:
-    """Keep what the source gave on each whole batch. That it cannot be kept spoils no run."""
-    if cache is None or plan.source is None:
-        return
-    made: dict[int, Block] = {}
-    for number in plan.batches:
-        rows = [seen for seen in blocks[number] if isinstance(seen, Row) and seen.source]
-        if len(rows) == len(blocks[number]):
-            made[number] = tuple(Row(r.size, r.sha256, r.source or (), None) for r in rows)
-    if made == kept:
-        return
-    identity = _kept_identity(plan, plan.source)
-    file = _kept_file(cache, identity)
-    try:
-        with disk_errors(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.unlink(missing_ok=True)
-        write_output(file, _journal.encode(identity, made.items()))
-    except VitaieError as error:
-        _log.info("the source's predictions are not kept: %s", error)
+def _write_known(cache: _Path | None, plan: _Plan, blocks: Blocks, known: dict[int, Block]) -> None:
+    if cache is not None and plan.source is not None:
+        in_order = ((number, blocks[number]) for number in plan.batches)
+        write_known(cache, _source_identity(plan, plan.source), in_order, known)
 
 
 # The record
@@ -576,97 +439,6 @@ def _name(dataset: Dataset) -> str:
     """Return what the dataset's folder is called, or the one above its ``val``."""
     above, name = os.path.split(dataset.root)
     return (os.path.basename(above) if name == "val" else "") or name or dataset.root
-
-
-# For people and scripts
-
-
-def output(result: Evaluation, written: str | None) -> EvalOutput:
-    """Return the ``--json`` document of an evaluation whose record is at ``written``, if it is."""
-    from vitaie.manifests.outputs import EvalOutput
-    from vitaie.manifests.statistics import mcnemar_exact
-
-    measurement, record = result.measurement, result.record
-    paired = record["paired"]
-    fields: dict[str, Any] = {
-        "path": str(result.folder).encode("utf-8", "backslashreplace").decode("utf-8"),
-        "version": result.manifest.version,
-        "output": written,
-        "target": measurement.subject.target,
-        "target_digest": measurement.subject.target_digest,
-        "batch_size": measurement.batch_size,
-        "threads": measurement.threads,
-        "dataset": measurement.dataset,
-        "dataset_digest": measurement.dataset_digest,
-        "images": len(measurement.images.path),
-        "missing": list(measurement.missing),
-        "mcnemar_p": paired and mcnemar_exact(paired["source_only"], paired["target_only"]),
-        "classes": _classes(result),
-        "expected": list(result.manifest.expected.accuracy),
-    }
-    same = ("top1", "top5", "source_top1", "source_top5", "paired", "agreement")
-    return EvalOutput.model_validate({**fields, **{name: record[name] for name in same}})
-
-
-def _classes(result: Evaluation) -> list[dict[str, str | int]]:
-    """Return the counts of each class that has an image, by index."""
-    images = result.measurement.images
-    counts: dict[int, list[int]] = {}
-    for label, classes in zip(images.label, images.target):
-        count = counts.setdefault(label, [0, 0, 0])
-        count[0] += 1
-        count[1] += label == classes[0]
-        count[2] += label in classes
-    return [
-        {"index": index, "id": result.class_ids[index], "images": n, "top1": top1, "top5": top5}
-        for index, (n, top1, top5) in sorted(counts.items())
-    ]
-
-
-def describe(shown: EvalOutput) -> list[str]:
-    """Return an evaluation as lines for people; the last is the one the vendor's scripts print."""
-    rows = [
-        ("target", f"{shown.target}, batch {shown.batch_size}, {shown.threads} threads"),
-        ("dataset", f"{shown.dataset}, {shown.images:,} images, {shown.dataset_digest}"),
-        ("top-1", _rate(shown.top1, shown.images)),
-        ("top-5", _rate(shown.top5, shown.images)),
-    ]
-    if shown.missing:
-        rows.insert(2, ("missing", f"{len(shown.missing):,} images: {', '.join(shown.missing)}"))
-    if shown.source_top1 and shown.source_top5 and shown.paired and shown.agreement is not None:
-        cells = shown.paired
-        rows += [
-            ("source", f"{SOURCE}: top-1 {_rate(shown.source_top1, shown.images)}"),
-            (
-                "paired",
-                f"{cells.both:,} right in both, {cells.target_only:,} in the target only,"
-                f" {cells.source_only:,} in the source only, {cells.neither:,} in neither;"
-                f" McNemar's p {shown.mcnemar_p:.3g}",
-            ),
-            ("agreement", f"{shown.agreement:,} of {shown.images:,} first classes"),
-        ]
-    for figure in shown.expected:
-        top5 = "" if figure.top5 is None else f", top-5 {figure.top5}"
-        off = shown.top1.percent - figure.top1
-        rows.append(
-            (
-                "published",
-                f"top-1 {figure.top1}{top5} ({figure.source}): measured here {off:+.3f} points",
-            )
-        )
-    last = (
-        f"top1 is {shown.top1.percent:.3f}, top5 is {shown.top5.percent:.3f},"
-        f" step is {shown.images}"
-    )
-    return [*(f"{key:<11}{printable(value, 400)}" for key, value in rows), last]
-
-
-def _rate(rate: Rate, images: int) -> str:
-    interval = rate.wilson95
-    return (
-        f"{rate.percent:.3f}%, {rate.count:,} of {images:,},"
-        f" 95% between {interval.low:.3f} and {interval.high:.3f}"
-    )
 
 
 # Where progress and predictions are kept by default
