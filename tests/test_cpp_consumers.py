@@ -42,7 +42,7 @@ def built(source: Path, build: Path, *options: str, **flags: str) -> Path:
     """Configure and build a stranger's project."""
     given = [f"-DCMAKE_{name}_FLAGS={STRICT} {value}" for name, value in flags.items()]
     run("cmake", "-S", source, "-B", build, *given, *options)
-    run("cmake", "--build", build)
+    run("cmake", "--build", build, "--parallel", os.cpu_count() or 1)
     return build
 
 

@@ -345,7 +345,7 @@ def test_check_compares_a_target_in_batches_with_torchscript(
 def test_check_says_failure_with_exit_code_1(bundle: Path) -> None:
     def claim_to_be_exact(whole: Document) -> None:
         for target in whole["targets"]:
-            target["tolerance"] = 1e-12
+            target["tolerance"]["max_rel_diff"] = 1e-12
             target["agreement"].update(max_abs_diff=0.0, max_rel_diff=0.0)
 
     reseal(bundle, claim_to_be_exact)
@@ -358,6 +358,26 @@ def test_check_says_failure_with_exit_code_1(bundle: Path) -> None:
 @pytest.mark.parametrize("batch", [0, -1, 1025])
 def test_check_takes_batches_of_1_to_1024(small_bundle: Path, batch: int) -> None:
     fails("E_ARGUMENT", 2, "check", small_bundle, "--batch", batch)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("classify", "--top-k", 0),
+        ("classify", "--threads", 0),
+        ("verify", "--threads", 1025),
+        ("check", "--batch", 0),
+        ("bench", "--batch-size", 0),
+        ("bench", "--protocol", "slow"),
+        ("bench", "--seed", -1),
+    ],
+)
+def test_arguments_are_refused_before_a_bundle_is_looked_for(
+    tmp_path: Path, words: Sequence[object]
+) -> None:
+    command, *rest = words
+    images = [CAT] if command == "classify" else []
+    fails("E_ARGUMENT", 2, command, tmp_path / "nowhere", *images, *rest)
 
 
 # Safety and engines

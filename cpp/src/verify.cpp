@@ -326,14 +326,18 @@ bool holds(const std::vector<Claim>& claims) {
                         [](const Claim& claim) { return claim.status == Status::is_false; });
 }
 
-Comparison compare(const Bundle& bundle, const std::string& target, std::int64_t batch_size,
-                   std::int64_t threads, const Progress& progress) {
-    check_threads(threads);
+void check_batch(std::int64_t batch_size) {
     if (batch_size < 1 || batch_size > max_batch) {
         throw Error(Code::E_ARGUMENT, "batch")
             .expected("1 to " + std::to_string(max_batch))
             .got(batch_size);
     }
+}
+
+Comparison compare(const Bundle& bundle, const std::string& target, std::int64_t batch_size,
+                   std::int64_t threads, const Progress& progress) {
+    check_threads(threads);
+    check_batch(batch_size);
     const Manifest& manifest = bundle.manifest();
     progress("files");
     auto model = bundle.begin("model.ts");

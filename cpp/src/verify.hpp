@@ -56,6 +56,9 @@ struct Comparison {
     [[nodiscard]] bool same() const { return difference <= tolerance && flipped == 0; }
 };
 
+/// \throws Error `E_ARGUMENT`, unless it is 1 to 1024.
+void check_batch(std::int64_t batch_size);
+
 /// Runs a target in batches, and TorchScript on one image at a time, on the same tensors: those of
 /// the goldens and seeded ones. For a golden, TorchScript's logits are those that ship, so where
 /// the target is TorchScript itself something is compared all the same.

@@ -55,7 +55,6 @@ constexpr Plan full = {5, 60, 133, 5};  // 5 x 133 is 662 and a little
 
 /// What is measured, every default filled in.
 struct Settings {
-    const Target* target = nullptr;
     std::int64_t threads = 1;
     std::int64_t batch_size = 1;
     std::string scenario;
@@ -72,7 +71,8 @@ void check_word(const char* argument, const std::string& word, const char* one, 
     }
 }
 
-Settings settings(const Bundle& bundle, const Options& options, const BenchOptions& chosen) {
+/// Refuses what no bundle could be measured with, before one is opened.
+Settings settings(const Options& options, const BenchOptions& chosen) {
     check_threads(options.threads);
     check_word("protocol", chosen.protocol, "quick", "full");
     if (chosen.boundary != "device") {
@@ -98,22 +98,24 @@ Settings settings(const Bundle& bundle, const Options& options, const BenchOptio
             .expected("0 to " + std::to_string(json::max_int))
             .got(seed);
     }
+    return {options.threads == 0 ? std::int64_t{available_cpus()} : options.threads,
+            chosen.batch_size ? size : (scenario == "offline" ? offline_batch : 1),
+            scenario,
+            chosen.boundary,
+            chosen.protocol,
+            seed};
+}
+
+/// The target to measure, which must have the boundary that is asked for.
+const Target& target_of(const Bundle& bundle, const Options& options, const Settings& settings) {
     const Target& target = choose_target(bundle.manifest(), options.target);
-    if (chosen.boundary == "device") {
+    if (settings.boundary == "device") {
         throw Error(Code::E_TARGET_UNAVAILABLE, target.id)
             .field("boundary device")
             .got("a target on the " + target.device + ", which has no memory of its own")
             .hint("Measure it with --boundary host.");
     }
-    const std::int64_t batch =
-        chosen.batch_size ? size : (scenario == "offline" ? offline_batch : 1);
-    return {&target,
-            options.threads == 0 ? std::int64_t{available_cpus()} : options.threads,
-            batch,
-            scenario,
-            chosen.boundary,
-            chosen.protocol,
-            seed};
+    return target;
 }
 
 // Inputs
@@ -293,8 +295,8 @@ std::string preprocess_digest(const Bundle& bundle) {
 }
 
 /// The record that travels: manifests/vitaie/manifests/measurement.py reads and judges it.
-Json record_json(const Bundle& bundle, const Settings& settings, const Inputs& inputs,
-                 const Measurement& measurement, const Environment& here,
+Json record_json(const Bundle& bundle, const Target& target, const Settings& settings,
+                 const Inputs& inputs, const Measurement& measurement, const Environment& here,
                  const std::map<std::string, std::string>& engine) {
     const Manifest& manifest = bundle.manifest();
     Json record;
@@ -302,8 +304,8 @@ Json record_json(const Bundle& bundle, const Settings& settings, const Inputs& i
     record["format_version"] = 1;
     record["subject"] = {{"name", manifest.name},
                          {"content_digest", manifest.content_digest},
-                         {"target", settings.target->id},
-                         {"target_digest", settings.target->target_digest},
+                         {"target", target.id},
+                         {"target_digest", target.target_digest},
                          {"preprocess_digest", preprocess_digest(bundle)}};
     record["boundary"] = settings.boundary;
     record["scenario"] = settings.scenario;
@@ -336,15 +338,15 @@ Json record_json(const Bundle& bundle, const Settings& settings, const Inputs& i
 }
 
 /// The document of --json: a record's summary.
-Json summary_json(const Bundle& bundle, const Settings& settings, const Inputs& inputs,
-                  const Measurement& measurement, const Judgement& found, const Environment& here,
-                  const std::string& output) {
+Json summary_json(const Bundle& bundle, const Target& target, const Settings& settings,
+                  const Inputs& inputs, const Measurement& measurement, const Judgement& found,
+                  const Environment& here, const std::string& output) {
     Json document;
     document["path"] = utf8(bundle.folder());
     document["version"] = bundle.manifest().version;
     document["output"] = output.empty() ? Json() : Json(utf8(output));
-    document["target"] = settings.target->id;
-    document["target_digest"] = settings.target->target_digest;
+    document["target"] = target.id;
+    document["target_digest"] = target.target_digest;
     document["boundary"] = settings.boundary;
     document["scenario"] = settings.scenario;
     document["protocol"] = settings.protocol;
@@ -425,8 +427,9 @@ int bench(const Options& options, const BenchOptions& chosen) {
     if (!chosen.output.empty()) {
         check_output(chosen.output);
     }
+    const Settings what = settings(options, chosen);
     const Bundle bundle = Bundle::open(options.bundle);
-    const Settings what = settings(bundle, options, chosen);
+    const Target& target = target_of(bundle, options, what);
     const Plan& plan = what.protocol == "full" ? full : quick;
     Steps steps(static_cast<std::size_t>(plan.runs) + 2, options.quiet);
     steps("inputs");
@@ -435,8 +438,8 @@ int bench(const Options& options, const BenchOptions& chosen) {
 
     Request request;
     request.bundle = bundle.folder();
-    request.target = what.target->id;
-    request.target_digest = what.target->target_digest;
+    request.target = target.id;
+    request.target_digest = target.target_digest;
     request.boundary = what.boundary;
     request.batch_size = what.batch_size;
     request.threads = what.threads;
@@ -454,13 +457,14 @@ int bench(const Options& options, const BenchOptions& chosen) {
     const Environment here = environment();
     const Judgement found =
         judge(measurement, bundle.manifest().model.gflop, peak_tflops(here, what.threads));
-    const Json shown = summary_json(bundle, what, inputs, measurement, found, here, chosen.output);
+    const Json shown =
+        summary_json(bundle, target, what, inputs, measurement, found, here, chosen.output);
     if (!options.json) {
         print_summary(shown, measurement.honesty);
     }
     if (!chosen.output.empty()) {
-        const Json record =
-            record_json(bundle, what, inputs, measurement, here, measured.runs.front().packages);
+        const Json record = record_json(bundle, target, what, inputs, measurement, here,
+                                        measured.runs.front().packages);
         write_output(chosen.output, record.dump(-1, ' ', true) + "\n");
     }
     if (options.json) {
@@ -478,7 +482,7 @@ int bench(const Options& options, const BenchOptions& chosen) {
         say("INVALID: " + reason, false);
     }
     const Error error =
-        Error(Code::E_SPEED_INVALID, what.target->id)
+        Error(Code::E_SPEED_INVALID, target.id)
             .got(found.reasons.front())
             .hint(
                 "No gate accepts it. Where it was not stable, leave the machine alone and run it "

@@ -204,15 +204,15 @@ int verify(const Options& options) {
 
 int classify(const Options& options, const ClassifyOptions& chosen) {
     check_threads(options.threads);
+    if (chosen.top_k < 1) {
+        throw Error(Code::E_ARGUMENT, "top_k").expected("at least 1").got(chosen.top_k);
+    }
     const Bundle bundle = Bundle::open(options.bundle);
     const Model model(bundle, options.target, options.threads);
     if (options.target == "auto") {
         say(model.manifest().name + " " + model.manifest().version + ": target " +
                 model.target().id,
             options.quiet);
-    }
-    if (chosen.top_k < 1) {
-        throw Error(Code::E_ARGUMENT, "top_k").expected("at least 1").got(chosen.top_k);
     }
     Steps steps(chosen.images.size(), options.quiet || chosen.images.size() == 1);
     Json rows = Json::array();
@@ -275,6 +275,7 @@ int preprocess(const Options& options, const PreprocessOptions& chosen) {
 
 int check(const Options& options, std::int64_t batch_size) {
     check_threads(options.threads);
+    check_batch(batch_size);
     const Bundle bundle = Bundle::open(options.bundle);
     Steps steps(3, options.quiet);
     const Comparison found = compare(bundle, options.target, batch_size, options.threads,
