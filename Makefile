@@ -6,8 +6,8 @@ BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
 CPP_OPTIONS ?= -DVITAIE_WERROR=ON
 
-.PHONY: help setup demo test test-light test-long test-device-env browser picture cpp cpp-test \
-	lint format bench schema clean
+.PHONY: help setup demo test test-light test-long test-device-env test-aarch64 browser picture cpp \
+	cpp-test lint format bench schema clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -38,6 +38,9 @@ browser: ## what tests look at pages with: Chromium
 
 picture: setup browser ## README's picture: the demo's report, made anew
 	$(BIN)/python -m tests.support.report_picture docs
+
+test-aarch64: setup ## the C++ loader for 64-bit ARM, under an emulator; installs what it needs
+	sh scripts/test_aarch64.sh $(BIN)/python
 
 cpp: ## the C++ loader, in cpp/build
 	sh scripts/setup_cpp.sh

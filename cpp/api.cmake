@@ -29,9 +29,12 @@ if(VITAIE_BUILD_TESTS)
   # all that the C and C++ interfaces do, linked as a stranger's program is.
   add_executable(vitaie-check-archives tests/check_archives.cpp)
   target_link_libraries(vitaie-check-archives PRIVATE vitaie_objects vitaie_flags)
+  # What changes files at random for as long as it is told to; of use in a build with sanitizers.
+  add_executable(vitaie-fuzz tests/fuzz.cpp)
+  target_link_libraries(vitaie-fuzz PRIVATE vitaie_objects vitaie_flags)
   add_executable(vitaie-use-api tests/use_api.cpp)
   target_link_libraries(vitaie-use-api PRIVATE vitaie::vitaie vitaie_flags Threads::Threads)
   set_target_properties(
-    vitaie-check-archives vitaie-use-api
+    vitaie-check-archives vitaie-fuzz vitaie-use-api
     PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${CMAKE_CURRENT_BINARY_DIR}/tests" CXX_EXTENSIONS OFF)
 endif()

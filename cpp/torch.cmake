@@ -95,6 +95,20 @@ if(TORCH_ROOT)
                LIBRARY_OUTPUT_DIRECTORY "$<TARGET_FILE_DIR:vitaie>"
                BUILD_RPATH "${TORCH_ROOT}/lib"
                INSTALL_RPATH "${TORCH_ROOT}/lib")
+  if(VITAIE_BUILD_BENCHMARKS)
+    # Model.logits beside a bare loop on the same module, in one process: the only program with both.
+    add_executable(vitaie-time-engine tests/time_engine.cpp)
+    target_include_directories(
+      vitaie-time-engine SYSTEM PRIVATE "${TORCH_ROOT}/include"
+                                        "${TORCH_ROOT}/include/torch/csrc/api/include")
+    target_compile_definitions(vitaie-time-engine PRIVATE _GLIBCXX_USE_CXX11_ABI=${TORCH_ABI})
+    target_link_libraries(vitaie-time-engine PRIVATE vitaie::vitaie "${TORCH_ROOT}/lib/libtorch_cpu.so"
+                                                     "${TORCH_ROOT}/lib/libc10.so")
+    target_compile_features(vitaie-time-engine PRIVATE cxx_std_20)
+    set_target_properties(
+      vitaie-time-engine PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${CMAKE_CURRENT_BINARY_DIR}/tests"
+                                    BUILD_RPATH "${TORCH_ROOT}/lib")
+  endif()
   # Whoever builds the library builds its engine.
   cmake_language(DEFER CALL add_dependencies vitaie vitaie_torch)
   if(VITAIE_INSTALL)

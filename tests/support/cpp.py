@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import unicodedata
 from collections.abc import Callable, Iterable
@@ -12,7 +13,9 @@ import pytest
 
 from vitaie.manifests.errors import VitaieError
 
-BUILD = Path(__file__).parents[2] / "cpp" / "build"
+BUILD = Path(os.environ.get("VITAIE_CPP_BUILD") or Path(__file__).parents[2] / "cpp" / "build")
+"""Another folder than ``cpp/build`` is one with a sanitizer, or one for another processor whose
+programs start through an emulator."""
 
 
 class Verdict(NamedTuple):

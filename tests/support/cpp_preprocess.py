@@ -1,15 +1,10 @@
-"""What C++ and Python make of an image, in one form, and seeded images to compare them on.
-
-``VITAIE_CPP_BUILD`` names another build folder than ``cpp/build``: one with a sanitizer, or one
-for another processor whose programs start through an emulator.
-"""
+"""What C++ and Python make of an image, in one form, and seeded images to compare them on."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
 import itertools
-import os
 import random
 import struct
 import subprocess
@@ -34,8 +29,7 @@ Answer = list[str]
 
 def program(name: str) -> Path:
     """Return one of the programs that ``make cpp`` builds for tests."""
-    folder = os.environ.get("VITAIE_CPP_BUILD")
-    return Path(folder) / "tests" / name if folder else cpp.program(f"tests/{name}")
+    return cpp.program(f"tests/{name}")
 
 
 class Cpp:
