@@ -25,7 +25,6 @@ from tests.support.browser import (
     opened,
     violations,
 )
-from tests.support.measured import with_records
 from tests.support.reports import (
     HOSTILE,
     add_gates_and_levels,
@@ -33,6 +32,7 @@ from tests.support.reports import (
     measurements_of,
     page_of,
     with_disagreements,
+    with_records,
 )
 from vitaie.manifests.errors import printable
 from vitaie.runtime import _benchmark, _evaluate

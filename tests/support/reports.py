@@ -1,4 +1,7 @@
-"""Bundles to report on: of records made up call by call, of pictures to disagree on, of malice."""
+"""Bundles to report on: of records that nobody measured, of pictures to disagree on, of malice.
+
+The numbers of a bundle made here follow from its evidence, as those of any that was measured.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,23 @@ from typing import Any
 
 from tests.support.bundles import Document, copy_bundle, document, reseal
 from tests.support.manifests import get, paths, put, seal
-from tests.support.measured import with_records
 from tests.test_measurement import accuracy, performance
+from vitaie.manifests.digests import sha256
 from vitaie.manifests.errors import VitaieError
+from vitaie.manifests.gates import Cells, Facts, judge, parse_gate
 from vitaie.manifests.manifest import Manifest, preprocess_digest
 from vitaie.manifests.measurement import (
     AccuracyMeasurement,
+    Images,
     Measurement,
+    PerformanceMeasurement,
     accuracy_record,
+    performance_record,
     read_measurement,
     to_bytes,
 )
+from vitaie.runtime._dataset import DatasetDigest
+from vitaie.runtime._environment import peak_tflops
 from vitaie.runtime._report import write
 
 HOSTILE = (
@@ -39,29 +48,57 @@ def page_of(bundles: Sequence[Path], folder: Path, *, data: Path | None = None) 
     return output.read_bytes()
 
 
-def measurements_of(bundle: Path, text: str = "") -> list[Measurement]:
-    """Return a measurement of accuracy and one of speed that nobody made, bound to a bundle.
+def measurements_of(
+    bundle: Path, text: str = ""
+) -> tuple[AccuracyMeasurement, PerformanceMeasurement]:
+    """Return a measurement of accuracy, of six images, and one of speed, of 1,000 calls.
 
-    Where a record has text of its own, it is ``text``, if that is any.
+    They are bound to the bundle's first target. Where they have text of their own, it is ``text``,
+    if that is any.
     """
-    whole = document(bundle)
-    documents = [accuracy(), performance()]
-    for each in documents:
+    seen, timed = accuracy(), performance()
+    if text:
+        seen["dataset"], seen["missing"] = text, [text]
+        images = seen["images"]
+        images["path"] = [f"{text}{number}" for number in range(len(images["path"]))]
+    manifest = _manifest(bundle)
+    for each in (seen, timed):
         each["subject"] = {
-            "name": whole["name"],
-            "content_digest": whole["content_digest"],
-            "target": whole["targets"][0]["id"],
-            "target_digest": whole["targets"][0]["target_digest"],
-            "preprocess_digest": preprocess_digest(Manifest.from_bytes(seal(whole)).preprocess),
+            "name": manifest.name,
+            "content_digest": manifest.content_digest,
+            "target": manifest.targets[0].id,
+            "target_digest": manifest.targets[0].target_digest,
+            "preprocess_digest": preprocess_digest(manifest.preprocess),
         }
         if text:
             each["environment"] = {**each["environment"], "processor": text, "machine": text}
-    if text:
-        images = documents[0]["images"]
-        documents[0]["dataset"] = text
-        documents[0]["missing"] = [text]
-        images["path"] = [f"{text}{number}" for number in range(len(images["path"]))]
-    return [read_measurement(json.dumps(each).encode(), "record.json") for each in documents]
+    one, other = (_read(each) for each in (seen, timed))
+    assert isinstance(one, AccuracyMeasurement)
+    assert isinstance(other, PerformanceMeasurement)
+    return with_images(one), other
+
+
+def with_images(measurement: AccuracyMeasurement, **columns: Any) -> AccuracyMeasurement:
+    """Return a measurement with other columns, and the digest of the dataset that they are of."""
+    images = Images.model_validate({**measurement.images.model_dump(), **columns})
+    digest = DatasetDigest()
+    for row in zip(images.path, images.size, images.sha256, images.label):
+        digest.add(*row)
+    update = {"images": images, "dataset_digest": digest.hexdigest()}
+    return measurement.model_copy(update=update)
+
+
+def with_records(bundle: Path, folder: Path, measurements: Sequence[Measurement]) -> Path:
+    """Copy a bundle to ``folder`` and put records of measurements of it in."""
+    copy_bundle(bundle, folder)
+    found = [_add(folder, measurement) for measurement in measurements]
+
+    def change(whole: Document) -> None:
+        for kind, record in found:
+            whole[kind].append(record)
+
+    reseal(folder, change)
+    return folder
 
 
 def with_disagreements(bundle: Path, folder: Path, count: int = 25) -> Path:
@@ -74,8 +111,7 @@ def with_disagreements(bundle: Path, folder: Path, count: int = 25) -> Path:
         (classes[1], classes[0], *classes[2:]) if index < count else classes
         for index, classes in enumerate(measured.images.source or ())
     ]
-    images = measured.images.model_copy(update={"source": tuple(source)})
-    changed = measured.model_copy(update={"images": images})
+    changed = with_images(measured, source=tuple(source))
     (folder / path).write_bytes(to_bytes(changed))
 
     def change(whole: Document) -> None:
@@ -86,39 +122,22 @@ def with_disagreements(bundle: Path, folder: Path, count: int = 25) -> Path:
 
 
 def add_gates_and_levels(bundle: Path) -> None:
-    """Put into a measured bundle the two gates that its first target passed, and its levels."""
-    whole = document(bundle)
-    manifest = Manifest.from_bytes((bundle / "manifest.json").read_bytes())
-    files = {row["path"]: row["sha256"] for row in whole["artifacts"]}
-    target, speed = manifest.targets[0], manifest.performance[0]
-
-    def gates(digest: str, verdict: str) -> list[dict[str, Any]]:
-        requirements = (("top1>=50.0", "a half is right"), ("fps>=50.0", "it is fast enough"))
-        return [
-            {"require": require, "target_digest": digest, "verdict": verdict, "reason": reason}
-            for require, reason in requirements
-        ]
-
-    def level(number: int) -> dict[str, Any]:
-        chosen = number == target.optim_level
+    """Put into a measured bundle two gates that its target passed, and two slower levels."""
+    manifest = _manifest(bundle)
+    target, seen, ships = manifest.targets[0], manifest.accuracy[0], manifest.performance[0]
+    files = {artifact.path: artifact.sha256 for artifact in manifest.artifacts}
+    _, timed = measurements_of(bundle)
+    levels: list[Document] = []
+    for number in range(target.optim_level):
         digest = target.model_copy(update={"optim_level": number}).digest(files)
-        return {
-            "optim_level": number,
-            "target_digest": digest,
-            **{"boundary": "host", "scenario": "single_stream", "batch_size": 1},
-            "fps": 100.5 + number,
-            "verdict": "VALID",
-            "gates": gates(digest, "pass" if chosen else "undecidable"),
-            "latencies": speed.latencies,
-            "predictions": None,
-            "chosen": chosen,
-        }
-
-    def change(whole: Document) -> None:
-        whole["gates"] = gates(target.target_digest, "pass")
-        whole["levels"] = [level(number) for number in range(3)]
-
-    reseal(bundle, change)
+        subject = timed.subject.model_copy(update={"target_digest": digest})
+        runs = tuple(_slower(run, 2 + number) for run in timed.runs)
+        _, record = _add(bundle, timed.model_copy(update={"subject": subject, "runs": runs}))
+        levels.append(_level(number, record, chosen=False))
+    levels.append(_level(target.optim_level, ships.model_dump(), chosen=True))
+    facts = _facts(ships.model_dump(), seen.model_dump())
+    gates = [_gate(text, target.target_digest, facts) for text in ("top1>=50.0", "fps>=50.0")]
+    reseal(bundle, lambda whole: whole.update(gates=gates, levels=levels))
 
 
 def hostile_bundle(bundle: Path, folder: Path) -> Path:
@@ -154,3 +173,74 @@ def _put_if_taken(whole: Document, path: str) -> None:
         Manifest.from_bytes(seal(whole))
     except (VitaieError, KeyError):
         put(whole, path, before)
+
+
+def _manifest(bundle: Path) -> Manifest:
+    return Manifest.from_bytes((bundle / "manifest.json").read_bytes())
+
+
+def _read(whole: Document) -> Measurement:
+    return read_measurement(json.dumps(whole).encode(), "record.json")
+
+
+def _add(bundle: Path, measurement: Measurement) -> tuple[str, Document]:
+    """Write evidence and list it; return what the manifest may say of it, and in which field."""
+    data, whole = to_bytes(measurement), document(bundle)
+    kind = measurement.format.replace("vitaie-", "")
+    number = sum(row["role"] == "measurement" for row in whole["artifacts"])
+    path = f"measurements/{kind}-{number:02d}-{sha256(data)[:12]}.json"
+    (bundle / "measurements").mkdir(exist_ok=True)
+    (bundle / path).write_bytes(data)
+    row = {"path": path, "role": "measurement", "size": 0, "sha256": "", "chunks": []}
+    whole["artifacts"].append(row)
+    (bundle / "manifest.json").write_text(json.dumps(whole), encoding="utf-8")
+    reseal(bundle)
+    if isinstance(measurement, AccuracyMeasurement):
+        return kind, accuracy_record(measurement, path)
+    peak = peak_tflops(measurement.environment, measurement.threads)
+    gflop: float = whole["model"]["gflop"]
+    return kind, performance_record(measurement, path, gflop=gflop, peak_tflops=peak)
+
+
+def _slower(run: Any, factor: int) -> Any:
+    """Return a run whose calls took so many times as long."""
+    times = {
+        name: tuple(factor * at for at in getattr(run, name)) for name in ("start_ns", "end_ns")
+    }
+    return run.model_copy(update=times)
+
+
+def _level(number: int, record: Document, *, chosen: bool) -> Document:
+    same = ("target_digest", "boundary", "scenario", "batch_size", "fps", "verdict", "latencies")
+    return {
+        "optim_level": number,
+        **{name: record[name] for name in same},
+        "gates": [_gate("fps>=50.0", record["target_digest"], _facts(record))],
+        "predictions": None,
+        "chosen": chosen,
+    }
+
+
+def _gate(text: str, digest: str, facts: Facts) -> Document:
+    outcome = judge(parse_gate(text), facts)
+    return {
+        "require": text,
+        "target_digest": digest,
+        "verdict": outcome.verdict,
+        "reason": outcome.reason,
+    }
+
+
+def _facts(speed: Document, seen: Document | None = None) -> Facts:
+    timed = {name: speed[name] for name in ("fps", "latency_ms", "placement")}
+    if seen is None:
+        return Facts(performance=speed["verdict"], **timed)
+    return Facts(
+        n=seen["dataset"]["images"],
+        top1=seen["top1"]["count"],
+        top5=seen["top5"]["count"],
+        cells=Cells(**seen["paired"]),
+        agreement=seen["agreement"],
+        performance=speed["verdict"],
+        **timed,
+    )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, Optional
 from vitaie.manifests.measurement import AccuracyMeasurement
 from vitaie.manifests.statistics import drop_bounds, mcnemar_exact
 from vitaie.runtime._report import charts
-from vitaie.runtime._report.commands import recheck
+from vitaie.runtime._report.commands import accuracy_command
 from vitaie.runtime._report.counts import (
     ClassCount,
     Disagreement,
@@ -138,7 +138,7 @@ def accuracy_view(found: Found, index: int, record: AccuracyRecord) -> AccuracyV
         ),
         classes=len(counts),
         unreadable="" if measured else str(evidence),
-        command=recheck(found, "accuracy"),
+        command=accuracy_command(found),
     )
 
 

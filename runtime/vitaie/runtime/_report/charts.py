@@ -76,7 +76,6 @@ class Histogram:
     """How many calls took how long. ``beyond`` calls are in the last bar, up to ``longest`` ms."""
 
     unit: str
-
     frame: Frame
     bars: tuple[Box, ...]
     marks: tuple[Mark, ...]
@@ -90,7 +89,6 @@ class Curve:
     """Latencies over the run: for each run, a band from the least to the most, and the median."""
 
     unit: str
-
     frame: Frame
     bands: tuple[tuple[Point, ...], ...]
     lines: tuple[tuple[Point, ...], ...]
@@ -158,8 +156,9 @@ class _Scale(NamedTuple):
 
 def histogram(latencies: Sequence[float]) -> Histogram:
     """Return the histogram of latencies in ms, at least one, all above 0."""
-    edge, longest = _edge(latencies), max(latencies)
-    x = _latency_scale(min(latencies), edge, _LEFT, WIDTH - _RIGHT, _spread(latencies))
+    found, longest = percentiles(latencies), max(latencies)
+    edge = _edge(longest, found)
+    x = _latency_scale(min(latencies), edge, _LEFT, WIDTH - _RIGHT, _spread(found))
     counts = [0] * _BARS
     for latency in latencies:
         counts[min(_BARS - 1, int(x.share(latency) * _BARS))] += 1
@@ -170,7 +169,7 @@ def histogram(latencies: Sequence[float]) -> Histogram:
         for place, count in enumerate(counts)
         if count
     )
-    named = [(name, x(value)) for name, value in _marked(latencies)]
+    named = [(name, x(found[name])) for name in _MARKED if name in found]
     marks = tuple(
         Mark(at, _TOP - 5 - 11 * _level(named[:place], at), name)
         for place, (name, at) in enumerate(named)
@@ -191,11 +190,12 @@ def curve(runs: Sequence[Sequence[tuple[float, float]]]) -> Curve:
     Runs stand beside each other, as long as they lasted.
     """
     latencies = [latency for run in runs for _, latency in run]
-    edge = _edge(latencies)
+    found = percentiles(latencies)
+    edge = _edge(max(latencies), found)
     lengths = [max(run[-1][0], 1e-9) for run in runs]
     whole = sum(lengths)
     x = _Scale(0, whole, _LEFT, WIDTH - _RIGHT - _LABEL)
-    spread = _spread(latencies)
+    spread = _spread(found)
     least = min(latencies) if spread else 0.0
     y = _latency_scale(least, edge, _TOP + _PLOT, _TOP, spread)
     bands: list[tuple[Point, ...]] = []
@@ -212,9 +212,11 @@ def curve(runs: Sequence[Sequence[tuple[float, float]]]) -> Curve:
     frame = _frame(x, y, x.ticks(6), y.ticks(5))
     between = tuple(x(sum(lengths[:number])) for number in range(1, len(lengths)))
     marks: list[Mark] = []
-    for name, value in _marked(latencies):
-        text_at = min(y(value) + 4, marks[-1].text_at - 11 if marks else math.inf)
-        marks.append(Mark(y(value), text_at, name))
+    for name in _MARKED:
+        if name in found:
+            height = y(found[name])
+            text_at = min(height + 4, marks[-1].text_at - 11 if marks else math.inf)
+            marks.append(Mark(height, text_at, name))
     return Curve(
         _unit(y),
         frame,
@@ -276,20 +278,14 @@ def _unit(scale: _Scale) -> str:
     return "ms, logarithmic" if scale.logarithmic else "ms"
 
 
-def _spread(latencies: Sequence[float]) -> bool:
+def _spread(found: dict[str, float]) -> bool:
     """Say whether latencies are so far apart that a linear axis would show nothing of most."""
-    found = percentiles(latencies)
     return max(found.values()) > _SPREAD * found["p50"]
 
 
-def _marked(latencies: Sequence[float]) -> list[tuple[str, float]]:
-    found = percentiles(latencies)
-    return [(name, found[name]) for name in _MARKED if name in found]
-
-
-def _edge(latencies: Sequence[float]) -> float:
-    """Return the latency that a chart ends at: the largest, unless it is far from nearly all."""
-    return min(max(latencies), _BEYOND * max(percentiles(latencies).values()))
+def _edge(longest: float, found: dict[str, float]) -> float:
+    """Return the latency that a chart ends at: the longest, unless it is far from nearly all."""
+    return min(longest, _BEYOND * max(found.values()))
 
 
 def _beyond(latencies: Sequence[float], edge: float) -> int:

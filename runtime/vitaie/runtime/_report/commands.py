@@ -2,41 +2,54 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vitaie.runtime._report.found import Found
 from vitaie.runtime._report.shown import Fact
 
+if TYPE_CHECKING:
+    from vitaie.runtime._verify import Claim
 
-def recheck(found: Found, claim: str) -> str:
-    """Return the command that re-checks what a claim's name begins with."""
-    verify = ["vitaie", "verify", found.folder]
-    if claim.startswith("accuracy"):
-        return shlex.join([*verify, "--data", found.data or "DIR"])
-    if claim.startswith("performance"):
-        return shlex.join([*verify, "--performance"])
-    if claim.startswith(("gates", "levels")):
-        return shlex.join(["vitaie-build", "audit", _store(found)])
-    return shlex.join(verify)
+_SAMPLE = 200
+
+
+def claim_command(found: Found, claim: Claim) -> str:
+    """Return the command that checks a claim which does not hold or was not checked."""
+    if claim.claim.startswith("accuracy"):
+        return accuracy_command(found)
+    if claim.claim.startswith("performance"):
+        return speed_command(found)
+    return _verify(found)
+
+
+def accuracy_command(found: Found) -> str:
+    """Return the command that measures accuracy again."""
+    return _verify(found, "--data", found.data or "DIR")
+
+
+def speed_command(found: Found) -> str:
+    """Return the command that measures speed again."""
+    return _verify(found, "--performance")
 
 
 def commands(found: Found) -> Iterable[Fact]:
     """Yield each kind of number and the command that checks it."""
-    verify = ["vitaie", "verify", found.folder]
-    yield Fact("every byte, and the goldens", shlex.join(verify), code=True)
+    yield Fact("every byte, and the goldens", _verify(found), code=True)
     if found.manifest.accuracy:
-        yield Fact("accuracy, on every image", recheck(found, "accuracy"), code=True)
-        part = [*verify, "--data", found.data or "DIR", "--sample", "200", "--seed", "7"]
-        yield Fact("accuracy, on images that you draw", shlex.join(part), code=True)
+        yield Fact("accuracy, on every image", accuracy_command(found), code=True)
+        sample = min(_SAMPLE, found.manifest.accuracy[0].dataset.images)
+        part = _verify(found, "--data", found.data or "DIR", "--sample", str(sample))
+        yield Fact("accuracy, on images that you draw", part, code=True)
     if found.manifest.performance:
-        yield Fact("speed, on hardware like that", recheck(found, "performance"), code=True)
+        yield Fact("speed, on hardware like that", speed_command(found), code=True)
     if found.manifest.accuracy or found.manifest.performance:
-        audit = ["vitaie-build", "audit", _store(found)]
+        store = os.path.normpath(os.path.join(found.folder, "..", ".."))
         name = "counts, intervals, percentiles and gates, from the evidence, without a model"
-        yield Fact(name, shlex.join(audit), code=True)
+        yield Fact(name, shlex.join(["vitaie-build", "audit", store]), code=True)
 
 
-def _store(found: Found) -> str:
-    return str(Path(found.folder).parent.parent)
+def _verify(found: Found, *options: str) -> str:
+    return shlex.join(["vitaie", "verify", found.folder, *options])

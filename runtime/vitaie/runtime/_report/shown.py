@@ -8,7 +8,7 @@ from typing import Generic, Literal, TypeVar
 
 from vitaie.runtime._report.found import Found
 
-State = Literal["true", "false", "invalid", "not checked"]
+State = Literal["true", "false", "invalid", "undecidable", "not checked"]
 
 MAX_ROWS = 40
 """Of targets, gates, levels and packages."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Optional
 
 from vitaie.manifests.measurement import PerformanceMeasurement, frames_per_second
 from vitaie.runtime._report import charts
-from vitaie.runtime._report.commands import recheck
+from vitaie.runtime._report.commands import speed_command
 from vitaie.runtime._report.found import Found
 from vitaie.runtime._report.shown import (
     MAX_FIGURES,
@@ -68,7 +68,7 @@ def speed_view(found: Found, index: int, record: PerformanceRecord) -> SpeedView
         if measured
         else (),
         unreadable="" if measured else str(evidence),
-        command=recheck(found, "performance"),
+        command=speed_command(found),
     )
 
 

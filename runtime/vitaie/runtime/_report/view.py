@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
 
 from vitaie.runtime._report.accuracy import AccuracyView, accuracy_title, accuracy_view
-from vitaie.runtime._report.commands import commands, recheck
+from vitaie.runtime._report.commands import claim_command, commands
 from vitaie.runtime._report.comparison import Comparison, compare
 from vitaie.runtime._report.figures import Figure, figures
 from vitaie.runtime._report.found import MAX_GOLDENS, MAX_RECORDS, Found
@@ -34,6 +34,7 @@ from vitaie.runtime._verify import UNSEEN
 if TYPE_CHECKING:
     from vitaie.manifests.contents import GateRecord, LevelRecord, Target
     from vitaie.manifests.measurement import Environment
+    from vitaie.runtime._verify import Claim
 
 MAX_CLAIMS = 200
 
@@ -100,7 +101,7 @@ def view(bundles: Sequence[Found], here: Environment) -> Page:
 def _bundle(found: Found, anchor: str) -> BundleView:
     manifest = found.manifest
     titles = _titles(found)
-    claims = [_claim(found, titles, *claim) for claim in found.claims]
+    claims = [_claim(found, titles, claim) for claim in found.claims]
     return BundleView(
         anchor=anchor,
         name=manifest.name,
@@ -154,12 +155,15 @@ def _headline(statuses: Sequence[State]) -> str:
     return f"All {claims} claims hold here."
 
 
-def _claim(
-    found: Found, titles: Mapping[str, str], claim: str, status: State, detail: str
-) -> Notice:
-    command = "" if claim in UNSEEN or status == "true" else recheck(found, claim)
-    title = titles.get(claim, "")
-    return Notice(status, claim, f"{title}: {detail}" if title else detail, command)
+def _claim(found: Found, titles: Mapping[str, str], claim: Claim) -> Notice:
+    title = titles.get(claim.claim, "")
+    quiet = claim.status == "true" or claim.claim in UNSEEN
+    return Notice(
+        claim.status,
+        claim.claim,
+        f"{title}: {claim.detail}" if title else claim.detail,
+        "" if quiet else claim_command(found, claim),
+    )
 
 
 def _titles(found: Found) -> dict[str, str]:
