@@ -22,6 +22,8 @@ def claim_command(found: Found, claim: Claim) -> str:
         return accuracy_command(found)
     if claim.claim.startswith("performance"):
         return speed_command(found)
+    if claim.claim.startswith("gates"):
+        return gates_command(found)
     return _verify(found)
 
 
@@ -35,6 +37,11 @@ def speed_command(found: Found) -> str:
     return _verify(found, "--performance")
 
 
+def gates_command(found: Found) -> str:
+    """Return the command that judges the kept evidence again by the gates that were passed."""
+    return shlex.join(["vitaie-build", "gate", found.folder])
+
+
 def commands(found: Found) -> Iterable[Fact]:
     """Yield each kind of number and the command that checks it."""
     yield Fact("every byte, and the goldens", _verify(found), code=True)
@@ -45,9 +52,11 @@ def commands(found: Found) -> Iterable[Fact]:
         yield Fact("accuracy, on images that you draw", part, code=True)
     if found.manifest.performance:
         yield Fact("speed, on hardware like that", speed_command(found), code=True)
+    if found.manifest.gates:
+        yield Fact("the gates it passed", gates_command(found), code=True)
     if found.manifest.accuracy or found.manifest.performance:
         store = os.path.normpath(os.path.join(found.folder, "..", ".."))
-        name = "counts, intervals, percentiles and gates, from the evidence, without a model"
+        name = "counts, intervals, percentiles and levels, from the evidence, without a model"
         yield Fact(name, shlex.join(["vitaie-build", "audit", store]), code=True)
 
 
