@@ -214,7 +214,7 @@ def analyze(
         for names, tensors in _batches(images):
             for name in names:
                 say(name)
-            exact, half = _run_both(module, torch.from_numpy(tensors), seen)
+            exact, half = _run_both(module, torch.tensor(tensors), seen)
             flips += _flips(names, exact, half)
             count += len(names)
         inputs = "goldens" if data is None else "dataset"
@@ -388,6 +388,7 @@ def _larger(one: Optional[float], other: Optional[float]) -> Optional[float]:
 def _least_cosine(exact: Tensor, half: Tensor) -> float:
     """Return the smallest cosine over the images of a batch; 0 where one is not finite."""
     one, other = exact.flatten(1).double(), half.flatten(1).double()
-    cosine = (one * other).sum(1) / (one.norm(dim=1) * other.norm(dim=1))
+    lengths = one.square().sum(1).sqrt() * other.square().sum(1).sqrt()
+    cosine = (one * other).sum(1) / lengths
     same = (one == other).all(1)  # also where both are zero
     return float(torch.where(same, 1.0, cosine).nan_to_num(0.0, 0.0, 0.0).min())

@@ -9,7 +9,7 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from . import scripted as _scripted
 from .arithmetic import half_precision
 from .machine import MACHINE, refuse
 from .profiles import Profile
-from .tensors import NpuTensor, numbers_of, on_device
+from .tensors import numbers_of, returned
 
 torch: Any = importlib.import_module("torch")
 scripted: Any = _scripted  # TorchScript's source has no types of Python's
@@ -70,20 +70,26 @@ class Compiler:
         self.profile = profile
         self.PrecisionPolicy: Any = enum.Enum("PrecisionPolicy", profile.policies)  # type: ignore[misc]
         self._engines: dict[int, _Engine] = {}
-        self._library = torch.library.Library(NAMESPACE, "DEF")
-        for schema, kernel in (
-            ("attach(Tensor engine) -> Tensor", self._attach),
+        self._reason = ""
+        self._library: Any = torch.library.Library(NAMESPACE, "DEF")
+        kernels: list[tuple[str, Callable[..., Any]]] = [
+            ("refuses_engine(Tensor engine) -> bool", self._judge(self._attach)),
+            ("refuses_input(Tensor engine, Tensor x) -> bool", self._judge(self._check_input)),
+            ("refuses_on_host(Tensor x) -> bool", self._judge(self._check_on_host)),
+            ("reason(Tensor x) -> str", self._why),
             ("execute(Tensor engine, Tensor x) -> Tensor", self._execute),
             ("to_host(Tensor x) -> Tensor", self._to_host),
             ("to_npu(Tensor x, Tensor like) -> Tensor", self._to_npu),
-        ):
+        ]
+        for schema, kernel in kernels:
             self._library.define(schema)
             self._library.impl(schema.split("(")[0], kernel, "CompositeExplicitAutograd")
 
     def close(self) -> None:
         """Take the operators away again."""
-        end = "_destroy" if hasattr(self._library, "_destroy") else "__del__"  # of torch 2.0
-        getattr(self._library, end)()
+        if hasattr(self._library, "_destroy"):
+            self._library._destroy()
+        self._library = None  # torch 2.0 does it when the library goes
 
     def input_class(self) -> type:
         """Return ``Input``."""
@@ -223,11 +229,29 @@ class Compiler:
         text = json.dumps(header).encode().ljust(_HEADER)
         return torch.frombuffer(bytearray(text + source), dtype=torch.uint8)
 
-    def _attach(self, engine: Any) -> Any:
-        """Take an engine to the device, when a compiled module is made or loaded."""
+    def _judge(self, check: Callable[..., None]) -> Callable[..., bool]:
+        """Return an operator that says whether ``check`` raises, and keeps the reason.
+
+        What an operator of Python's raises loses its text in TorchScript of torch 2.0.
+        """
+
+        def judge(*arguments: Any) -> bool:
+            try:
+                check(*arguments)
+            except Exception as error:
+                self._reason = f"{type(error).__name__}: {error}"
+                return True
+            return False
+
+        return judge
+
+    def _why(self, _tensor: Any) -> str:
+        return self._reason
+
+    def _attach(self, engine: Any) -> None:
+        """Take an engine to the device, when a compiled module is loaded."""
         MACHINE.step("load")
         self._known(engine)
-        return engine
 
     def _known(self, engine: Any) -> _Engine:
         known = self._engines.get(engine.data_ptr())
@@ -243,38 +267,45 @@ class Compiler:
             self._engines[engine.data_ptr()] = known
         return known
 
-    def _execute(self, engine: Any, x: Any) -> Any:
+    def _check_input(self, engine: Any, x: Any) -> None:
         MACHINE.step("forward")
-        known, numbers = self._known(engine), numbers_of(x)
+        known = self._known(engine)
         with torch._C.DisableTorchFunctionSubclass():
             shape, dtype = tuple(x.shape), x.dtype
         if (shape, dtype) != (known.shape, torch.float32):
             raise refuse(
                 "values", f"MIE08E000001: expected {known.shape} float32, got {shape} {dtype}"
             )
-        if numbers is None and self.profile.only_npu:
+        self._check_place(x)
+
+    def _check_on_host(self, x: Any) -> None:
+        MACHINE.step("forward")
+        self._check_place(x)
+
+    def _check_place(self, x: Any) -> None:
+        if numbers_of(x) is None and self.profile.only_npu:
             raise refuse("device", "the input must be on npu, got cpu")
+
+    def _execute(self, engine: Any, x: Any) -> Any:
+        known, numbers = self._known(engine), numbers_of(x)
         if numbers is None:
             MACHINE.submit(lambda: None)
             MACHINE.drain()
             return known.compute(x)
         results: list[Any] = []
         MACHINE.submit(lambda: results.append(known.compute(numbers())))
-        return on_device(known.out, torch.float32, lambda: results[0])
+        return returned(known.out, torch.float32, lambda: results[0])
 
     def _to_host(self, x: Any) -> Any:
-        MACHINE.step("forward")
         numbers = numbers_of(x)
-        if numbers is None and self.profile.only_npu:
-            raise refuse("device", "the input must be on npu, got cpu")
         MACHINE.drain()
         return x.clone() if numbers is None else numbers().clone()
 
     def _to_npu(self, x: Any, like: Any) -> Any:
-        if type(like) is not NpuTensor:
-            return x.clone()
         result = x.clone()
-        return on_device(result.shape, result.dtype, lambda: result)
+        if numbers_of(like) is None:
+            return result
+        return returned(result.shape, result.dtype, lambda: result)
 
 
 class _Engine(NamedTuple):

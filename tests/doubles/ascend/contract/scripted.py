@@ -19,6 +19,8 @@ class OnDevice(torch.nn.Module):
         self.engine = engine
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.ops.aie_double.refuses_input(self.engine, x):
+            raise RuntimeError(torch.ops.aie_double.reason(x))
         return torch.ops.aie_double.execute(self.engine, x)
 
     @torch.jit.export
@@ -27,8 +29,10 @@ class OnDevice(torch.nn.Module):
 
     @torch.jit.export
     def __setstate__(self, state: Tuple[torch.Tensor, bool]):
-        self.engine = torch.ops.aie_double.attach(state[0])
+        self.engine = state[0]
         self.training = state[1]
+        if torch.ops.aie_double.refuses_engine(self.engine):
+            raise RuntimeError(torch.ops.aie_double.reason(self.engine))
 
 
 class OnHost(torch.nn.Module):
@@ -39,5 +43,7 @@ class OnHost(torch.nn.Module):
         self.source = source
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.ops.aie_double.refuses_on_host(x):
+            raise RuntimeError(torch.ops.aie_double.reason(x))
         result = self.source(torch.ops.aie_double.to_host(x))
         return torch.ops.aie_double.to_npu(result, x)

@@ -2,12 +2,14 @@
 
 A handle is a tensor of torch's ``meta`` device, which has a shape and no memory: whatever slips
 past its refusals finds no numbers there. Its numbers are the machine's, and computed when the
-machine gets to them.
+machine gets to them. Operators see a handle as torch 2.0 shows it to Python, without its class:
+they know it by its address.
 """
 
 from __future__ import annotations
 
 import importlib
+import weakref
 from collections.abc import Callable
 from typing import Any, Optional
 
@@ -17,6 +19,8 @@ from .machine import MACHINE, refuse
 
 torch: Any = importlib.import_module("torch")
 _plain_to: Any = torch.Tensor.to
+_HANDLES: dict[int, Callable[[], Any]] = {}
+_RETURNED: dict[int, tuple[Any, Any, Callable[[], Any]]] = {}
 
 
 class NpuTensor(Tensor):
@@ -31,7 +35,9 @@ class NpuTensor(Tensor):
         """Let a compiled module have it, and nothing else."""
         if isinstance(func, torch._C.ScriptMethod):
             with torch._C.DisableTorchFunctionSubclass():
-                return func(*args, **(kwargs or {}))
+                result = func(*args, **(kwargs or {}))
+            returned = _RETURNED.pop(result._cdata, None)
+            return result if returned is None else on_device(*returned)
         name = getattr(func, "__name__", func)
         raise refuse("order", f"an npu tensor can only be copied: {name}")
 
@@ -49,15 +55,30 @@ class NpuTensor(Tensor):
 
 def on_device(shape: Any, dtype: Any, numbers: Callable[[], Any]) -> NpuTensor:
     """Return a handle to numbers that are there once the machine has got to them."""
-    empty = torch.empty(tuple(shape), dtype=dtype, device="meta")
-    handle: NpuTensor = torch.Tensor._make_subclass(NpuTensor, empty)
+    handle: NpuTensor = torch.Tensor._make_subclass(NpuTensor, _empty(shape, dtype))
     vars(handle)["numbers"] = numbers
+    with torch._C.DisableTorchFunctionSubclass():
+        address = handle._cdata
+    _HANDLES[address] = numbers
+    weakref.finalize(handle, _HANDLES.pop, address)
     return handle
+
+
+def returned(shape: Any, dtype: Any, numbers: Callable[[], Any]) -> Any:
+    """Return what an operator gives back, which becomes a handle when the module returns."""
+    result = _empty(shape, dtype)
+    _RETURNED[result._cdata] = (shape, dtype, numbers)
+    return result
 
 
 def numbers_of(tensor: Any) -> Optional[Callable[[], Any]]:
     """Return where a handle's numbers come from; None for a tensor of the CPU."""
-    return vars(tensor)["numbers"] if type(tensor) is NpuTensor else None
+    with torch._C.DisableTorchFunctionSubclass():
+        return _HANDLES.get(tensor._cdata)
+
+
+def _empty(shape: Any, dtype: Any) -> Any:
+    return torch.empty(tuple(shape), dtype=dtype, device="meta")
 
 
 def activate() -> None:
