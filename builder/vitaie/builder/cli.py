@@ -433,14 +433,25 @@ def audit_command(
 
 
 @app.command()
-def doctor(as_json: Json = False, quiet: Quiet = False) -> None:
+def doctor(
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Compile and run a tiny model on the Ascend device.")
+    ] = False,
+    device_id: Annotated[
+        int, typer.Option("--device-id", metavar="K", help="The device to probe.")
+    ] = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> int:
     """Say what this machine has: packages, devices, and what each target still needs.
 
-    Example: vitaie-build doctor
-    """
-    from vitaie.builder.doctor import examine
+    The exit code is 6 when --probe was asked for and the device did not do it.
 
-    found = examine()
+    Example: vitaie-build doctor --probe
+    """
+    from vitaie.builder.doctor import describe_ascend, examine
+
+    found = examine(device_id if probe else None)
     if as_json:
         print_json(found)
     else:
@@ -451,7 +462,13 @@ def doctor(as_json: Json = False, quiet: Quiet = False) -> None:
         for item in found.targets:
             state = f"builds: {_yes(item.builds)}, runs: {_yes(item.runs)}"
             print(f"  {item.id:<24}{state}" + (f", needs {item.needs}" if item.needs else ""))
+        print("\n".join(describe_ascend(found.ascend)))
+    asked = found.ascend.probe
+    if asked is not None and (asked.error or found.ascend.double):
+        got = asked.error or "the package is the tests' double: no device was asked"
+        raise TargetUnavailable("E_DEVICE", f"device {device_id}", field="probe", got=got)
     suggest(quiet, "vitaie-build", "variants")
+    return 0
 
 
 def _yes(value: bool) -> str:

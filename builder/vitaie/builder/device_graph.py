@@ -66,12 +66,8 @@ def make_device_graph(
     module = build(model, source.state_dict(), batch, steps)
     shape = (batch, 3, model.image_size, model.image_size)
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
-        # TorchScript is deprecated since torch 2.5, and it is what the devices load.
-        for category in (DeprecationWarning, FutureWarning):
-            warnings.simplefilter("ignore", category)
-        jit: Any = torch.jit  # its tracer has no types
-        traced: torch.jit.ScriptModule = jit.trace(module, images, check_trace=False)
+    with torch.inference_mode(False), torch.no_grad():
+        traced = trace(module, images)
         difference = relative_difference(traced(images).numpy(), source(images).numpy())
     if difference > TOLERANCE:
         raise BuildError(
@@ -84,6 +80,17 @@ def make_device_graph(
     if steps.unfused_attention:
         check_unfused(after)
     return DeviceGraph(traced, count_operators(source), after, difference)
+
+
+def trace(module: torch.nn.Module, images: torch.Tensor) -> torch.jit.ScriptModule:
+    """Return a module as TorchScript, traced on a batch."""
+    with warnings.catch_warnings():
+        # TorchScript is deprecated since torch 2.5, and it is what the devices load.
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
+        jit: Any = torch.jit  # its tracer has no types
+        traced: torch.jit.ScriptModule = jit.trace(module, images, check_trace=False)
+        return traced
 
 
 def check_unfused(operators: Operators) -> None:

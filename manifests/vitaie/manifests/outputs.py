@@ -382,6 +382,41 @@ class TargetOutput(_Output):
     needs: str
 
 
+class GapOutput(_Output):
+    """What an Ascend target lacks here, and what to do about it."""
+
+    gap: str
+    do: str
+
+
+class ProbeOutput(_Output):
+    """A tiny model compiled and run in a process of its own, which ends however it ends.
+
+    ``error`` is empty when its logits are the CPU's; times are in seconds and say nothing of speed.
+    """
+
+    error: str
+    compile_s: Optional[float]
+    run_s: Optional[float]
+    difference: Optional[float]
+
+
+class AscendOutput(_Output):
+    """What the machine has of the Ascend family; ``double``: the package is the tests' own."""
+
+    package: Optional[str]
+    package_version: Optional[str]
+    double: bool
+    cann: str
+    toolkit: Optional[str]
+    nodes: list[str]
+    npu_smi: Optional[str]
+    socs: list[str]
+    environment: dict[str, str]
+    gaps: list[GapOutput]
+    probe: Optional[ProbeOutput]
+
+
 class DoctorOutput(_Output):
     """``vitaie-build doctor``."""
 
@@ -390,4 +425,5 @@ class DoctorOutput(_Output):
     processors: int
     packages: dict[str, str]
     devices: list[str]
+    ascend: AscendOutput
     targets: list[TargetOutput]
