@@ -136,12 +136,16 @@ def _probe(device: int, soc: str) -> ProbeOutput:
             timeout=_PROBE_S,
             check=False,
         )
-        return ProbeOutput(**json.loads(done.stdout.splitlines()[-1]))
     except subprocess.TimeoutExpired:
-        error = f"no answer in {_PROBE_S} s"
+        return _failed(f"no answer in {_PROBE_S} s")
+    try:
+        return ProbeOutput(**json.loads(done.stdout.splitlines()[-1]))
     except (IndexError, ValueError):  # it ended before its answer
         last = (done.stderr.strip().splitlines() or ["without a word"])[-1]
-        error = f"the process ended with {done.returncode}: {printable(last)}"
+        return _failed(f"the process ended with {done.returncode}: {printable(last)}")
+
+
+def _failed(error: str) -> ProbeOutput:
     return ProbeOutput(error=error, compile_s=None, run_s=None, difference=None)
 
 
