@@ -165,6 +165,7 @@ class Checks {
             if (std::adjacent_find(sizes.begin(), sizes.end(), not_rising) != sizes.end()) {
                 throw value_error(field + ".batch_sizes", "each larger than the one before");
             }
+            check_device(target, field);
             const Agreement& agreement = target.agreement;
             if (agreement.top1_equal > agreement.images) {
                 throw value_error(field + ".agreement.top1_equal", at_most(agreement.images))
@@ -186,6 +187,32 @@ class Checks {
             if (std::none_of(manifest_.targets.begin(), manifest_.targets.end(), is_base)) {
                 throw value_error("targets", "a target of " + std::string(backend) + "-cpu-fp32");
             }
+        }
+    }
+
+    /// What a backend can be: on the CPU in full precision, or one module for one batch size.
+    void check_device(const Target& target, const std::string& field) const {
+        const std::string device = target.backend == "torch_aie" ? "ascend310p3" : "cpu";
+        if (target.device != device) {
+            throw value_error(field + ".device", device).got(target.device);
+        }
+        if (device == "cpu") {
+            if (target.precision != "fp32") {
+                throw value_error(field + ".precision", "fp32").got(target.precision);
+            }
+            return;
+        }
+        if (target.batch_sizes.size() != 1) {
+            throw value_error(field + ".batch_sizes", "one")
+                .got(static_cast<std::int64_t>(target.batch_sizes.size()));
+        }
+        const std::string folder = "targets/" + target.id + "/";
+        if (target.files.size() != 1 || target.files[0].rfind(folder, 0) != 0) {
+            throw value_error(field + ".files", "one file below " + folder);
+        }
+        const auto found = target.options.find("double");
+        if (found == target.options.end() || !std::holds_alternative<bool>(found->second)) {
+            throw value_error(field + ".options", "double: true or false");
         }
     }
 

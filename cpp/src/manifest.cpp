@@ -202,9 +202,9 @@ Target read_target(const Field& field) {
     Target target;
     field.object([&](Members& members) {
         target.id = members["id"].name();
-        target.backend = members["backend"].word({"onnxruntime", "torchscript"});
-        target.device = members["device"].word({"cpu"});
-        target.precision = members["precision"].word({"fp32"});
+        target.backend = members["backend"].word({"onnxruntime", "torchscript", "torch_aie"});
+        target.device = members["device"].word({"cpu", "ascend310p3"});
+        target.precision = members["precision"].word({"fp32", "fp16", "pref_fp32", "pref_fp16"});
         target.optim_level = members["optim_level"].integer(0, 2);
         target.batch_sizes = members["batch_sizes"].elements(read_positive);
         target.files = members["files"].elements(read_path, 1);

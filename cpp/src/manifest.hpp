@@ -133,7 +133,8 @@ struct Agreement {
 
 using Option = std::variant<bool, std::int64_t, std::string>;
 
-/// One way to run the bundle. No batch sizes means any batch.
+/// One way to run the bundle. No batch sizes means any batch. What the tests' double of a device's
+/// package made has the option `double`: it ran on no device, and is evidence of nothing.
 struct Target {
     std::string id;
     std::string backend;

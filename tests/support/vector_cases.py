@@ -614,8 +614,55 @@ def _levels() -> Iterator[Vector]:
                    ("levels[0].target_digest", "c" * 64), ("levels[0].gates", []))  # fmt: skip
 
 
+def _devices() -> Iterator[Vector]:
+    field, name = "targets[2]", "ascend310p3-fp16-b8-o2"
+
+    def changed(*changes: tuple[str, Any]) -> bytes:
+        document = _with_artifact(f"targets/{name}/model.ts")
+        other = f"targets/{name}-other/model.ts"
+        document = _with_artifact(other, document)
+        target = {
+            **document["targets"][1],
+            "id": name,
+            "backend": "torch_aie",
+            "device": "ascend310p3",
+            "precision": "fp16",
+            "batch_sizes": [8],
+            "files": [f"targets/{name}/model.ts"],
+            "options": {"double": False, "soc_version": "Ascend310P3"},
+            "toolchain": {"mindietorch": "1.0.0", "cann": "8.0.RC2"},
+            "tolerance": {"max_rel_diff": 0.05, "cosine": 0.999},
+        }
+        document["targets"].append(target)
+        for path, value in changes:
+            put(document, path, value)
+        return seal(document)
+
+    def of(name: str, member: str, value: Any, at: str = "") -> Vector:
+        data = changed((f"{field}.{member}", value))
+        return Vector(name, data, "E_MANIFEST_VALUE", f"{field}.{at or member}")
+
+    yield Vector("device-target", changed())
+    yield Vector("device-target-of-the-double", changed((f"{field}.options.double", True)))
+    yield Vector("device-target-of-mixed-precision", changed((f"{field}.precision", "pref_fp16")))
+    yield of("device-target-on-the-cpu", "device", "cpu")
+    yield of("device-precision-unknown", "precision", "int8")
+    yield of("device-target-of-any-batch", "batch_sizes", [])
+    yield of("device-target-of-two-batches", "batch_sizes", [1, 8])
+    files = [f"targets/{name}/model.ts", f"targets/{name}-other/model.ts"]
+    yield of("device-target-of-two-files", "files", files)
+    yield of("device-target-of-anothers-file", "files", files[1:])
+    yield of("device-target-of-the-source", "files", ["model.ts"])
+    yield of("device-target-silent-of-the-double", "options", {"soc_version": "Ascend310P3"})
+    yield of("device-target-double-a-number", "options.double", 1, "options")
+    on_device = _changed("targets[0].device", "ascend310p3")
+    yield Vector("cpu-backend-on-a-device", on_device, "E_MANIFEST_VALUE", "targets[0].device")
+    half = _changed("targets[1].precision", "fp16")
+    yield Vector("cpu-backend-in-half", half, "E_MANIFEST_VALUE", "targets[1].precision")
+
+
 CASES = (
     *(_right, _json, _format, _types, _values, _paths, _structure, _records, _digests),
-    *(_ranges, _measured, _gates, _levels),
+    *(_ranges, _measured, _gates, _levels, _devices),
 )
 """Each a function that yields vectors; they are numbered, so that a new one comes last."""

@@ -140,6 +140,7 @@ def _target_faults(manifest: Contents) -> Iterator[Fault]:
             yield Fault(
                 "E_MANIFEST_VALUE", f"{field}.batch_sizes", "each larger than the one before"
             )
+        yield from _device_faults(field, target)
         if target.agreement.top1_equal > target.agreement.images:
             yield Fault(
                 "E_MANIFEST_VALUE",
@@ -158,6 +159,24 @@ def _target_faults(manifest: Contents) -> Iterator[Fault]:
     for base in _BASE_TARGETS:
         if base not in held:
             yield Fault("E_MANIFEST_VALUE", "targets", f"a target of {'-'.join(base)}")
+
+
+def _device_faults(field: str, target: Target) -> Iterator[Fault]:
+    """Judge what a backend can be: on the CPU in full precision, or one module for one batch."""
+    device = "ascend310p3" if target.backend == "torch_aie" else "cpu"
+    if target.device != device:
+        yield Fault("E_MANIFEST_VALUE", f"{field}.device", device, target.device)
+    if device == "cpu":
+        if target.precision != "fp32":
+            yield Fault("E_MANIFEST_VALUE", f"{field}.precision", "fp32", target.precision)
+        return
+    if len(target.batch_sizes) != 1:
+        yield Fault("E_MANIFEST_VALUE", f"{field}.batch_sizes", "one", len(target.batch_sizes))
+    folder = f"targets/{target.id}/"
+    if len(target.files) != 1 or not target.files[0].startswith(folder):
+        yield Fault("E_MANIFEST_VALUE", f"{field}.files", f"one file below {folder}")
+    if not isinstance(target.options.get("double"), bool):
+        yield Fault("E_MANIFEST_VALUE", f"{field}.options", "double: true or false")
 
 
 def _rises(target: Target) -> bool:

@@ -169,12 +169,16 @@ class Agreement(Strict):
 
 
 class Target(Strict):
-    """One way to run the bundle. No batch sizes means any batch."""
+    """One way to run the bundle. No batch sizes means any batch.
+
+    ``torch_aie`` is that package or ``mindietorch``, whichever ``toolchain`` names; its targets say
+    in ``options.double`` whether the tests' double of it made them, and they ran on no device.
+    """
 
     id: Name
-    backend: Literal["onnxruntime", "torchscript"]
-    device: Literal["cpu"]
-    precision: Literal["fp32"]
+    backend: Literal["onnxruntime", "torchscript", "torch_aie"]
+    device: Literal["cpu", "ascend310p3"]
+    precision: Literal["fp32", "fp16", "pref_fp32", "pref_fp16"]
     optim_level: Annotated[int, Field(ge=0, le=2)]
     batch_sizes: tuple[Positive, ...]
     files: Annotated[tuple[BundlePath, ...], Field(min_length=1)]
@@ -184,6 +188,11 @@ class Target(Strict):
     tolerance: Tolerance
     agreement: Agreement
     target_digest: Sha256
+
+    @property
+    def by_double(self) -> bool:
+        """Whether the tests' double of a device's package made it: it is evidence of nothing."""
+        return self.options.get("double") is True
 
     def digest(self, files: dict[str, str]) -> str:
         """Return the target's digest, given the sha256 of every artifact by path."""

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Optional, TypeVar
 import numpy as np
 
 from vitaie.manifests.errors import TargetUnavailable
+from vitaie.runtime import _ascend_machine
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -133,6 +134,36 @@ def missing() -> str:
     if installed() is None:
         return f"neither {' nor '.join(PACKAGES)} is installed: they come with the device's CANN"
     return ""
+
+
+def missing_for(target: Target) -> str:
+    """Return what keeps this machine from running a target: what is missing, or is another.
+
+    Whether a saved module outlives its chip, package or CANN is documented nowhere, so each has to
+    be the one that compiled it; what one side does not say is not held against it.
+    """
+    lacking = missing()
+    name = installed()
+    if lacking or name is None:
+        return lacking
+    machine = _ascend_machine.look()
+    soc = str(target.options.get("soc_version", _ascend_machine.UNKNOWN))
+    here = machine.socs[0] if machine.socs else _ascend_machine.UNKNOWN
+    made, is_here = target.toolchain.get(name), version(name)
+    if made is None:
+        return f"it was compiled with {_versions(target)}, and here is {name} {is_here}"
+    for what, then, now in (
+        (name, made, is_here),
+        ("CANN", target.toolchain.get("cann", _ascend_machine.UNKNOWN), machine.cann),
+        ("chip", soc, here),
+    ):
+        if _ascend_machine.UNKNOWN not in (then, now) and then != now:
+            return f"it was compiled for {what} {then}, and here is {now}"
+    return ""
+
+
+def _versions(target: Target) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(target.toolchain.items()))
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from vitaie.runtime._command import (
 )
 from vitaie.runtime._files import check_output, write_output
 from vitaie.runtime._journal import Interrupted
-from vitaie.runtime._model import check_threads, check_top_k, load
+from vitaie.runtime._model import DOUBLE, check_threads, check_top_k, load
 from vitaie.runtime._verify import verify
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _describe(folder: Path, manifest: "Manifest") -> list[str]:
                 "target",
                 f"{target.id}: level {target.optim_level}, batch {batches},"
                 f" {target.agreement.max_rel_diff:.1e} from the source on"
-                f" {target.agreement.images} goldens",
+                f" {target.agreement.images} goldens" + (f", {DOUBLE}" if target.by_double else ""),
             )
         )
     for golden in manifest.goldens:

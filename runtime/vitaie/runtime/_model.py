@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Union, cast, overlo
 import numpy as np
 
 from vitaie.manifests.errors import BundleError, DiskError, InputError, TargetUnavailable
-from vitaie.runtime import _images, _onnxruntime, _preprocess, _torchscript
+from vitaie.runtime import _ascend, _images, _onnxruntime, _preprocess, _torchscript
 from vitaie.runtime._bundle import Bundle, open_bundle
 from vitaie.runtime._bytes import available_cpus
 
@@ -30,12 +30,19 @@ Image = _images.Image
 
 _log = logging.getLogger("vitaie")
 _ALIASES = {"cpu": "onnxruntime-cpu-fp32"}
-_BACKENDS: dict[str, ModuleType] = {"onnxruntime": _onnxruntime, "torchscript": _torchscript}
+_BACKENDS: dict[str, ModuleType] = {
+    "onnxruntime": _onnxruntime,
+    "torchscript": _torchscript,
+    "torch_aie": _ascend,
+}
 _MAX_MMAP_THRESHOLD = 2**25  # DEFAULT_MMAP_THRESHOLD_MAX of glibc on 64 bits
 _MAX_THREADS = 1024  # engines start as many as they are told, and may never be done with it
 _NO_MEMORY = re.compile(r"alloc|could not create a primitive\Z")
 """What engines say when they get no memory; the second is oneDNN, for code it makes as it runs."""
-_PREFERENCE = ("onnxruntime", "torchscript")
+DOUBLE = "made with the tests' double: it ran on no device"
+"""What is said of a target that is evidence of nothing, wherever it is met."""
+
+_PREFERENCE = ("torch_aie", "onnxruntime", "torchscript")
 
 
 @dataclass(frozen=True)
@@ -326,11 +333,15 @@ def choose_target(manifest: Manifest, wanted: str) -> Target:
         target = named_target(manifest, wanted)
         missing = missing_for(target)
         if missing:
-            raise TargetUnavailable("E_EXTRA_MISSING", target.id, got=missing)
+            on_device = target.backend == "torch_aie"
+            code = "E_TARGET_UNAVAILABLE" if on_device else "E_EXTRA_MISSING"
+            raise TargetUnavailable(code, target.id, got=missing)
+        if target.by_double:
+            _log.warning("%s %s: target %s: %s", manifest.name, manifest.version, target.id, DOUBLE)
         return target
     reasons: list[str] = []
     for target in sorted(by_id.values(), key=lambda item: _PREFERENCE.index(item.backend)):
-        missing = missing_for(target)
+        missing = (DOUBLE if target.by_double else "") or missing_for(target)
         if not missing:
             _log.info("%s %s: target %s", manifest.name, manifest.version, target.id)
             return target
@@ -349,6 +360,8 @@ def named_target(manifest: Manifest, wanted: str) -> Target:
 
 def missing_for(target: Target) -> str:
     """Return what this machine lacks to run a target; nothing when it can."""
+    if target.backend == "torch_aie":
+        return _ascend.missing_for(target)
     missing: str = _BACKENDS[target.backend].missing()
     return missing
 
