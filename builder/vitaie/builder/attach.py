@@ -16,8 +16,9 @@ from vitaie.builder.staged import with_records, write_records
 from vitaie.builder.store import copy_tree, publication, versions
 from vitaie.manifests.errors import BundleError, InputError, StoreError
 from vitaie.runtime._bundle import open_bundle
+from vitaie.runtime._claim import silent
 from vitaie.runtime._evidence import Evidence, check_subject, read_evidence
-from vitaie.runtime._verify import Verdict, silent, verify
+from vitaie.runtime._verify import Verdict, verify
 
 if TYPE_CHECKING:
     from vitaie.manifests.manifest import Manifest

@@ -20,7 +20,7 @@ from vitaie.manifests.errors import TargetUnavailable
 from vitaie.manifests.manifest import Model
 from vitaie.manifests.outputs import ProbeOutput
 from vitaie.runtime import _ascend
-from vitaie.runtime._verify import relative_difference
+from vitaie.runtime._goldens import relative_difference
 
 TOLERANCE = 1e-3
 """Full precision is asked for; which sums a device keeps in which order nobody knows."""

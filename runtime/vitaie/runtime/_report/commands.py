@@ -11,7 +11,7 @@ from vitaie.runtime._report.found import Found
 from vitaie.runtime._report.shown import Fact
 
 if TYPE_CHECKING:
-    from vitaie.runtime._verify import Claim
+    from vitaie.runtime._claim import Claim
 
 _SAMPLE = 200
 

@@ -34,7 +34,7 @@ from vitaie.runtime._verify import UNSEEN
 if TYPE_CHECKING:
     from vitaie.manifests.contents import GateRecord, LevelRecord, Target
     from vitaie.manifests.measurement import Environment
-    from vitaie.runtime._verify import Claim
+    from vitaie.runtime._claim import Claim
 
 MAX_CLAIMS = 200
 
