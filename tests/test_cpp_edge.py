@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -21,8 +22,9 @@ from tests.support.bundles import Document, copy_bundle, document, reseal
 from tests.support.canary import as_ours
 from tests.support.cpp import program
 from tests.support.images import PHOTOS
+from tests.support.manifests import measured_fields, target_digest
 from vitaie import runtime
-from vitaie.manifests.digests import sha256
+from vitaie.manifests.digests import canonical, sha256
 from vitaie.manifests.outputs import (
     ClassifyOutput,
     ErrorOutput,
@@ -104,6 +106,40 @@ def test_info_says_what_python_says(
     assert found.err == expected.err.replace("vitaie verify", "vitaie-edge verify")
     if form:
         InfoOutput.model_validate_json(found.out)
+
+
+def test_info_says_of_measurements_what_python_says(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every kind of record, an INVALID speed and missing images among them."""
+    fields = measured_fields()
+    names = {row["path"] for row in fields["artifacts"] if row["role"] == "measurement"}
+    (bundle / "measurements").mkdir()
+    for name in names:
+        (bundle / name).write_bytes(b"{}\n")
+
+    def measure(whole: Document) -> None:
+        target = whole["targets"][0]
+        files = {row["path"]: row["sha256"] for row in whole["artifacts"]}
+        evidence = {"role": "measurement", "size": 3, "sha256": sha256(b"{}\n"), "chunks": []}
+        whole["artifacts"] += [{"path": name, **evidence} for name in sorted(names)]
+        for kind in ("accuracy", "performance", "gates", "levels"):
+            whole[kind] = copy.deepcopy(fields[kind])
+        spoiled = {"verdict": "INVALID", "reasons": ["it drifts"], "fps": 12345.678}
+        whole["performance"].append({**whole["performance"][0], **spoiled})
+        whole["accuracy"][0]["preprocess_digest"] = sha256(canonical(whole["preprocess"]))
+        for record in (*whole["accuracy"], *whole["performance"], *whole["gates"]):
+            record["target_digest"] = target["target_digest"]
+        for level in whole["levels"]:
+            changed = {**target, "optim_level": level["optim_level"]}
+            for record in (level, *level["gates"]):
+                record["target_digest"] = target_digest(changed, files)
+
+    reseal(bundle, measure)
+    found = edge("info", bundle)
+    assert (found.code, found.out) == (0, python(capsys, "info", bundle).out)
+    for told in ("1 missing", "INVALID: it drifts;", "pass: top1>=97.0:", "level 2:", "ships"):
+        assert told in found.out
 
 
 # verify

@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.bundles import document
 from tests.test_benchmark import photographs
-from vitaie.builder import measure
+from vitaie.builder import measure, staged
 from vitaie.builder.cli import app
 from vitaie.manifests.levels import choose_level
 from vitaie.manifests.manifest import Manifest
@@ -252,7 +252,7 @@ def test_what_can_never_be_is_refused_before_any_work(
 def test_a_bundle_that_is_changed_before_it_is_published_is_not(
     build: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_records = measure.write_records
+    write_records = staged.write_records
 
     def and_then_change(folder: Path, *arguments: Any) -> Manifest:
         manifest = write_records(folder, *arguments)
@@ -280,15 +280,20 @@ def test_an_evaluation_that_was_killed_goes_on_and_a_refused_one_is_not_done_aga
     command += ["--data", data, "--skip-measure", "--require", "top1>=99"]
     arguments = list(map(str, command))
     journals = Path(os.environ["XDG_CACHE_HOME"]) / "vitaie" / "journals"
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while not any(file.stat().st_size > 5_000 for file in journals.glob("*.journal")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    process.kill()
-    process.communicate(timeout=60)
-    assert versions(tmp_path / "s") == []
+    for number, size in ((signal.SIGKILL, 5_000), (signal.SIGINT, 10_000)):
+        process = subprocess.Popen(
+            arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        deadline = time.monotonic() + 120
+        while not any(file.stat().st_size > size for file in journals.glob("*.journal")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        assert versions(tmp_path / "s") == []
+    assert process.returncode == 130
+    assert "Run the same command again: accuracy goes on after " in errors.splitlines()[-1]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     assert "going on after" in done.stderr

@@ -20,14 +20,24 @@ namespace {
 
 using namespace detail;
 
-/// "1,234.5"
-std::string grouped(double number) {
-    std::string digits = formatted("%.1f", number);
-    for (std::size_t place = digits.find('.'); place > 3;) {
+std::string grouped(std::string digits, std::size_t end) {
+    for (std::size_t place = end; place > 3;) {
         place -= 3;
         digits.insert(place, ",");
     }
     return digits;
+}
+
+/// "1,234.5"
+std::string grouped(double number) {
+    const std::string digits = formatted("%.1f", number);
+    return grouped(digits, digits.find('.'));
+}
+
+/// "1,234"
+std::string grouped(std::int64_t number) {
+    const std::string digits = std::to_string(number);
+    return grouped(digits, digits.size());
 }
 
 std::string listed(const std::array<double, 3>& numbers) {
@@ -43,12 +53,64 @@ std::string batches(const Target& target) {
     return text.empty() ? "any" : text;
 }
 
-std::string measured(const Manifest& manifest) {
-    if (manifest.accuracy.empty() && manifest.performance.empty()) {
-        return "nothing: no accuracy and no speed is claimed";
+/// The id of the target that a record was taken on.
+std::string id_of(const Manifest& manifest, const std::string& digest) {
+    const auto found = std::find_if(manifest.targets.begin(), manifest.targets.end(),
+                                    [&](const Target& t) { return t.target_digest == digest; });
+    return found == manifest.targets.end() ? "" : found->id;
+}
+
+std::string told(const Manifest& manifest, const AccuracyRecord& record) {
+    std::string line = "top-1 " + formatted("%.3f", record.top1.percent) + "%, " +
+                       grouped(record.top1.count) + " of " + grouped(record.dataset.images) +
+                       " images of " + record.dataset.name;
+    if (record.source_top1) {
+        line += ", the source " + formatted("%.3f", record.source_top1->percent) + "%";
     }
-    return std::to_string(manifest.accuracy.size()) + " accuracy and " +
-           std::to_string(manifest.performance.size()) + " speed records";
+    if (record.dataset.missing != 0) {
+        line += ", " + std::to_string(record.dataset.missing) + " missing";
+    }
+    return line + " (" + id_of(manifest, record.target_digest) + ", " + record.created + ")";
+}
+
+std::string told(const Manifest& manifest, const PerformanceRecord& record) {
+    const std::string invalid =
+        record.verdict == "VALID" ? "" : " INVALID: " + record.reasons.front() + ";";
+    return formatted("%.2f", record.fps) + " images a second:" + invalid + " " + record.boundary +
+           ", " + record.scenario + ", batch " + std::to_string(record.batch_size) + ", " +
+           record.protocol + ", " + record.processor + " (" +
+           id_of(manifest, record.target_digest) + ", " + record.created + ")";
+}
+
+std::string told(const LevelRecord& level) {
+    std::string line = "level " + std::to_string(level.optim_level) + ": " +
+                       formatted("%.2f", level.fps) + " images a second";
+    line += level.verdict == "INVALID" ? " INVALID" : "";
+    for (const auto& gate : level.gates) {
+        line += ", " + gate.require + " " + gate.verdict;
+    }
+    return line + (level.chosen ? ", ships" : "");
+}
+
+/// What a bundle says of its measurements, one line each.
+std::vector<std::string> measured(const Manifest& manifest) {
+    std::vector<std::string> lines;
+    for (const auto& record : manifest.accuracy) {
+        lines.push_back(told(manifest, record));
+    }
+    for (const auto& record : manifest.performance) {
+        lines.push_back(told(manifest, record));
+    }
+    for (const auto& gate : manifest.gates) {
+        lines.push_back(gate.verdict + ": " + gate.require + ": " + gate.reason);
+    }
+    for (const auto& level : manifest.levels) {
+        lines.push_back(told(level));
+    }
+    if (lines.empty()) {
+        lines.emplace_back("nothing: no accuracy and no speed is claimed");
+    }
+    return lines;
 }
 
 using Rows = std::vector<std::pair<std::string, std::string>>;
@@ -90,7 +152,9 @@ Rows describe(const Bundle& bundle) {
         rows.emplace_back("golden", golden.source + ": class " + std::to_string(golden.top1) +
                                         ", margin " + formatted("%.3f", golden.margin));
     }
-    rows.emplace_back("measured", measured(manifest));
+    for (const auto& line : measured(manifest)) {
+        rows.emplace_back("measured", line);
+    }
     for (const auto& figure : manifest.expected.accuracy) {
         const std::string top5 = figure.top5 ? ", top-5 " + shortest(*figure.top5) : "";
         rows.emplace_back("published", "for " + manifest.source.variant +

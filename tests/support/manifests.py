@@ -183,18 +183,19 @@ def _seal_targets(document: dict[str, Any]) -> None:
     rows = [document["accuracy"], document["performance"], document["gates"], gates]
     records = [record for row in rows for record in row]
     for target in document["targets"]:
-        claimed, right = target["target_digest"], _target_digest(target, files)
+        claimed, right = target["target_digest"], target_digest(target, files)
         levels = document["levels"]
         if claimed in [level["target_digest"] for level in levels if level["chosen"]]:
             for level in levels:
                 changed = {**target, "optim_level": level["optim_level"]}
-                level_right = _target_digest(changed, files)
+                level_right = target_digest(changed, files)
                 _rename([level, *level["gates"]], level["target_digest"], level_right)
         _rename(records, claimed, right)
         target["target_digest"] = right
 
 
-def _target_digest(target: Mapping[str, Any], files: Mapping[str, str]) -> str:
+def target_digest(target: Mapping[str, Any], files: Mapping[str, str]) -> str:
+    """Return a target's digest, given the sha256 of every artifact by path."""
     named = ("backend", "device", "precision", "optim_level", "batch_sizes", "options")
     covered = {name: target[name] for name in named}
     covered["files"] = sorted([path, files.get(path)] for path in target["files"])

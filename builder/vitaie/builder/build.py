@@ -181,24 +181,27 @@ def build_bundle(
         roles = _write_files(draft.folder, card, goldens, graph)
         files = artifacts(draft.folder, roles)
         known: dict[str, list[NDArray[np.float32]]] = {}
-        candidates: list[Manifest] = []
+        verdicts: list[Verdict] = []
         for level, command in zip(levels, commands):
             fields["toolchain"] = {**facts, "command": shlex.join(command)}
             say("targets against the module")
             stage = _Stage(draft.folder, fields, files, goldens, level)
-            candidates.append(_write_candidate(stage, probes, known))
+            _write_candidate(stage, probes, known)
             say("verify")
-            verdict = verify(draft.folder, known=known)
-            _check_verdict(verdict)
+            verdicts.append(verify(draft.folder, known=known))
+            _check_verdict(verdicts[-1])
         if options.measure is not None:
             from vitaie.builder import measure  # what it needs takes time to import
 
+            candidates = [verdict.manifest for verdict in verdicts]
             staged = measure.Staged(draft.folder, candidates, options.store, draft.publish)
             watch = measure.Watch(say, images or _no_images)
-            published = measure.measure_and_publish(staged, options.measure, watch)
-            return Built(published.path, published.manifest, verdict)
+            path, manifest = measure.measure_and_publish(staged, options.measure, watch)
+            content = manifest.content_digest
+            chosen = [found for found in verdicts if found.manifest.content_digest == content]
+            return Built(path, manifest, chosen[0])
         say("publish")
-        return Built(draft.publish(), candidates[0], verdict)
+        return Built(draft.publish(), verdicts[0].manifest, verdicts[0])
 
 
 def steps_of(options: Options) -> tuple[str, ...]:
@@ -373,7 +376,7 @@ class _Stage(NamedTuple):
 
 def _write_candidate(
     stage: _Stage, probes: Sequence[_Probe], known: dict[str, list[NDArray[np.float32]]]
-) -> Manifest:
+) -> None:
     """Run what is staged, and write its manifest; add each target's logits to what is known.
 
     ``known`` holds logits on the goldens, float32 [1, classes] each, by target digest.
@@ -387,7 +390,7 @@ def _write_candidate(
     source = logits[TORCHSCRIPT_TARGET]
     shown = [(golden, row[0]) for golden, row in zip(goldens, source)]
     targets = [_target(name, level, _agreement(name, logits[name], source)) for name in TARGETS]
-    return _write_manifest(folder, fields, files, shown, targets)
+    _write_manifest(folder, fields, files, shown, targets)
 
 
 def _write_manifest(

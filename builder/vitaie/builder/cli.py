@@ -169,6 +169,9 @@ def bundle(
     labels: Annotated[
         Optional[Path], typer.Option(metavar="FILE", help="A flat dataset's labels; looked for.")
     ] = None,
+    allow_missing: Annotated[
+        int, typer.Option(metavar="N", help="How many images may be unreadable.")
+    ] = 0,
     require: Annotated[Optional[list[str]], _REQUIRE] = None,
     skip_measure: Annotated[
         bool, typer.Option("--skip-measure", help="No speed, and accuracy only with --data.")
@@ -183,7 +186,7 @@ def bundle(
 
     Example: vitaie-build bundle vit_base_patch16_224 --checkpoint vit_base_patch16_224.npz
     """
-    wanted = _wanted(data, labels, require, target, batch_size, skip_measure)  # before any import
+    wanted = _wanted(data, labels, allow_missing, require, target, batch_size, skip_measure)
     level = _level(optim_level)
     _need_builder()
     from vitaie.builder.build import Options, build_bundle, steps_of
@@ -229,6 +232,7 @@ def bundle(
 def _wanted(
     data: Optional[Path],
     labels: Optional[Path],
+    allow_missing: int,
     require: Optional[list[str]],
     target: Optional[list[str]],
     batch_size: Optional[list[int]],
@@ -247,6 +251,7 @@ def _wanted(
     return Wanted(
         data=data,
         labels=labels,
+        allow_missing=allow_missing,
         gates=gates,
         target="torchscript-cpu-fp32" if torchscript else "onnxruntime-cpu-fp32",
         batch_sizes=tuple(batch_size or (1,)),

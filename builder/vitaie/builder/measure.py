@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vitaie.builder.staged import with_records, write_records
-from vitaie.manifests.errors import BundleError, GateError, InputError, StoreError
+from vitaie.manifests.errors import BundleError, GateError, ImageError, InputError, StoreError
 from vitaie.manifests.gates import OF_SPEED, Gate, Outcome, facts_of, judge, worst
 from vitaie.manifests.levels import choose_level
 from vitaie.manifests.outputs import RefusalReport
@@ -51,6 +51,7 @@ class Wanted:
     Attributes:
         data: A dataset, on which accuracy is measured; none when None.
         labels: Its file of labels, if it is flat; looked for when None.
+        allow_missing: How many of its images may be unreadable.
         gates: All must pass.
         target: The id of the target that is measured.
         batch_sizes: Speed is measured at each; gates and levels are judged by the first.
@@ -59,6 +60,7 @@ class Wanted:
 
     data: Path | None = None
     labels: Path | None = None
+    allow_missing: int = 0
     gates: tuple[Gate, ...] = ()
     target: str = "onnxruntime-cpu-fp32"
     batch_sizes: tuple[int, ...] = (1,)
@@ -126,6 +128,9 @@ def check_wanted(wanted: Wanted, card: Card) -> None:
         if not 1 <= size <= _MAX_BATCH or wanted.batch_sizes.count(size) > 1:
             expected = f"1 to {_MAX_BATCH}, each once"
             raise InputError("E_ARGUMENT", "batch_size", expected=expected, got=size)
+    if wanted.allow_missing < 0:
+        least = "at least 0"
+        raise InputError("E_ARGUMENT", "allow_missing", expected=least, got=wanted.allow_missing)
     if wanted.data is not None:
         ids = [label.id for label in card.labels]
         read_dataset(wanted.data, wanted.labels, class_ids=ids, classes=card.model.classes)
@@ -221,7 +226,8 @@ class _Measuring:
             try:
                 session = stack.enter_context(opened(self._photographs))
             except InputError as error:
-                if error.code != "E_DATASET_SMALL":
+                unreadable = isinstance(error, ImageError) and self._wanted.allow_missing > 0
+                if error.code != "E_DATASET_SMALL" and not unreadable:
                     raise
                 _log.info("speed is measured on the goldens with noise: %s", error)
                 self._photographs = None
@@ -260,6 +266,7 @@ class _Measuring:
             wanted.data,
             labels=wanted.labels,
             target=wanted.target,
+            allow_missing=wanted.allow_missing,
             journal=_evaluate.journal_file(None, home, named, wanted.data),
             cache=_evaluate.cache_folder(),
             progress=self._watch.images,
@@ -361,7 +368,8 @@ class _Measuring:
         attempt = self._refused[-1] if self._refused else self._attempts[-1]
         outcomes = self._judged(attempt)
         verdict = worst(outcomes)
-        folder = Path(f"{self._staged.store}.refused") / attempt.manifest.name
+        store = self._staged.store if self._staged.store.name else self._staged.store.resolve()
+        folder = store.with_name(f"{store.name}.refused") / attempt.manifest.name
         evidence = self._all_evidence()
         report = RefusalReport.model_validate_json(
             json.dumps(
