@@ -18,6 +18,8 @@ from tests.support.manifests import measured_fields
 from vitaie import runtime
 from vitaie.manifests.digests import sha256
 from vitaie.manifests.errors import VitaieError
+from vitaie.runtime._bundle import open_bundle
+from vitaie.runtime._goldens import tier_here
 
 ONNX, TORCHSCRIPT = "goldens in onnxruntime-cpu-fp32", "goldens in torchscript-cpu-fp32"
 
@@ -219,6 +221,13 @@ def test_with_another_number_of_threads_a_target_agrees_within_its_tolerance(
     reseal(bundle, agreement(threads=3, **OTHER_BITS))
     assert tier_of(bundle, threads=1) == ("true", "close")
     assert tier_of(bundle) == ("false", "exact"), "it is run with 3 threads, as it was"
+
+
+def test_the_same_bits_are_not_asked_of_a_device(small_bundle: Path) -> None:
+    with open_bundle(small_bundle) as opened:
+        target = opened.manifest.targets[0]
+    assert tier_here(target, None) == ("exact", target.agreement.threads)
+    assert tier_here(target.model_copy(update={"device": "ascend310p3"}), None)[0] == "close"
 
 
 @pytest.mark.parametrize(("cosine", "status"), [(0.999, "true"), (0.9, "false")])

@@ -93,12 +93,13 @@ def is_like_the_builder(target: Target) -> bool:
 
     Tried in fresh processes: ONNX Runtime gave the same bits with any number of threads,
     TorchScript with the same number (docs/verifying.md). The processor's model counts beside its
-    instruction sets, since libraries choose by it too.
+    instruction sets, since libraries choose by it too. Of a device it is not known, so never.
     """
     agreement, here = target.agreement, _environment.processor()
     versions = {name: _environment.version(name) for name in agreement.packages}
     return (
-        (here.model, here.features) == (agreement.processor, agreement.features)
+        target.device == "cpu"
+        and (here.model, here.features) == (agreement.processor, agreement.features)
         and bool(versions)
         and versions == agreement.packages
     )

@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 CONFIRMED = 0.85
 """Of a claimed speed: reaching so much confirms it, and faster is no lie."""
 
-_ENGINES = {"onnxruntime": "onnxruntime", "torchscript": "torch"}
+_ENGINES = {"onnxruntime": "onnxruntime", "torchscript": "torch", "torch_aie": "torch"}
+"""The package that computes; what else a device needs is compared before a target runs at all."""
 _DATA, _SPEED = "--data DIR", "--performance"
 
 
@@ -209,7 +210,8 @@ class Rechecks:
         """Say whether predictions that differ may: none on a like machine, near ties elsewhere."""
         environment, threads = plan.measurement.environment, plan.measurement.threads
         tier: Tier = tier_elsewhere(target)
-        if not _unlike(environment, self._environment, target, threads):
+        on_cpu = target.device == "cpu"  # a device's bits were never seen twice
+        if on_cpu and not _unlike(environment, self._environment, target, threads):
             tier = "exact"
         wrong = differing if tier == "exact" else list(beyond(plan, target, differing))
         if not wrong:
