@@ -103,7 +103,8 @@ class Rechecks:
                 yield Claim(claim, "false", f"{told} {first.recomputed}")
             else:
                 follow = sum(each.status == "follows" for each in findings)
-                yield Claim(claim, "true", f"{follow} claims follow from {path}")
+                told = f"{follow} claims follow" if follow > 1 else "it follows"
+                yield Claim(claim, "true", f"{told} from {path}")
 
     def _measurement(self, path: str) -> Measurement | None:
         """Return a file of evidence; None if it is none, which its arithmetic says already."""
