@@ -17,7 +17,7 @@ from tests.support.bundles import copy_bundle, reseal
 from tests.support.evaluation import Eval, Result, files, record, start, timeless, wait_for
 from vitaie.manifests.errors import DiskError
 from vitaie.manifests.measurement import AccuracyMeasurement, to_bytes
-from vitaie.runtime import _cli, _evaluate
+from vitaie.runtime import _cli, _evaluate, _journal
 from vitaie.runtime._evaluate import Progress, evaluate
 from vitaie.runtime._journal import Interrupted, Journal
 
@@ -37,7 +37,9 @@ def journal_sizes(bundle: Path, data: Path, folder: Path, **options: Any) -> tup
     def save(measurement: AccuracyMeasurement) -> None:
         output.write_bytes(to_bytes(measurement))
 
-    evaluate(bundle, data, journal=journal, progress=look, save=save, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_journal, "WRITE_S", 0.0)
+        evaluate(bundle, data, journal=journal, progress=look, save=save, **options)
     assert not journal.exists()
     return output, most
 
@@ -250,8 +252,9 @@ def test_a_second_run_on_a_journal_is_refused_while_the_first_goes_on(
 
 
 def test_on_a_full_disk_the_run_stops_and_goes_on_when_there_is_room(
-    digits_bundle: tuple[Path, Path], few: Path, tmp_path: Path
+    digits_bundle: tuple[Path, Path], few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(_journal, "WRITE_S", 0.0)
     journal = tmp_path / "a.journal"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 

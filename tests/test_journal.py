@@ -242,16 +242,34 @@ def test_on_a_full_disk_the_blocks_before_stay(path: Path) -> None:
     for size in range(len(before), len(after)):
         path.write_bytes(before)
         with (
-            open_journal(path, IDENTITY) as journal,
-            at_most(size),
             pytest.raises(DiskError) as caught,
+            at_most(size),
+            open_journal(path, IDENTITY) as journal,
         ):
             journal.append(1, block(1))
         assert (caught.value.code, caught.value.exit_code) == ("E_DISK", 5)
         assert path.read_bytes() == before
-    with open_journal(path, IDENTITY) as journal, at_most(len(after)):
+    with at_most(len(after)), open_journal(path, IDENTITY) as journal:
         journal.append(1, block(1))
     assert path.read_bytes() == after
+
+
+def test_blocks_are_written_together_now_and_then_and_whatever_ends_the_run(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(seconds: float) -> None:
+        monkeypatch.setattr(_journal, "WRITE_S", seconds)
+        with open_journal(path, IDENTITY) as journal:
+            before = path.stat().st_size
+            journal.append(0, block(0))
+            assert (path.stat().st_size > before) == (seconds == 0)
+            raise KeyError
+
+    for seconds in (0.0, 1e9):
+        with pytest.raises(KeyError):
+            run(seconds)
+        assert found(path) == {0: block(0)}
+        path.unlink()
 
 
 def test_a_disk_that_takes_a_little_at_a_time_gets_it_all(
@@ -275,6 +293,7 @@ def test_the_disk_is_waited_for_at_the_start_and_at_intervals_only(
 ) -> None:
     calls: list[int] = []
     monkeypatch.setattr(_journal, "SYNC_S", seconds)
+    monkeypatch.setattr(_journal, "WRITE_S", 0.0)
     monkeypatch.setattr(os, "fsync", calls.append)
     with open_journal(path, IDENTITY) as journal:
         for number, each in BLOCKS.items():

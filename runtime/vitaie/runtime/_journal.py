@@ -23,14 +23,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Optional, Union
 
-from vitaie.manifests.errors import InputError, StoreError
+from vitaie.manifests.errors import DiskError, InputError, StoreError
 from vitaie.runtime._files import disk_error, disk_errors
 
 MAGIC = b"vitaie-journal 1\n"
 
-SYNC_S = 5.0
-"""Seconds of work that may be lost with the power. A killed process loses none that is written."""
+WRITE_S = 0.1
+"""Seconds of work that a killed process may lose: blocks are written some at a time, so that this
+costs little where images are fast."""
 
+SYNC_S = 5.0
+"""Seconds of work that may be lost with the power."""
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"), check_circular=False)
 _MAX_LINE = 2**24
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FLAGS = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -103,7 +108,8 @@ class Journal:
             found = _NOTHING
         self.blocks = found.blocks
         self._end, self._checksum = found.end, found.checksum
-        self._synced = time.monotonic()
+        self._waiting: list[tuple[int, Block]] = []
+        self._written = self._synced = time.monotonic()
         with disk_errors(path):
             os.ftruncate(descriptor, self._end)
         if self._end == 0:
@@ -112,15 +118,32 @@ class Journal:
             self._sync()
 
     def append(self, number: int, block: Block) -> None:
-        """Write a block; what was written before stays as it is, whatever happens.
+        """Take a block, and write all that were taken once ``WRITE_S`` have passed.
+
+        Raises:
+            DiskError: As ``write``.
+        """
+        self._waiting.append((number, block))
+        if time.monotonic() - self._written >= WRITE_S:
+            self.write()
+
+    def write(self) -> None:
+        """Write what was taken; what was written before stays as it is, whatever happens.
 
         Raises:
             DiskError: ``E_DISK``, the disk is full or broken.
         """
-        line, checksum = _line(self._checksum, [number, *block])
-        self._write(line)
-        self._checksum = checksum
-        if time.monotonic() - self._synced >= SYNC_S:
+        if not self._waiting:
+            return
+        lines: list[bytes] = []
+        checksum = self._checksum
+        for number, block in self._waiting:
+            line, checksum = _line(checksum, [number, *block])
+            lines.append(line)
+        self._write(b"".join(lines))
+        self._waiting, self._checksum = [], checksum
+        self._written = time.monotonic()
+        if self._written - self._synced >= SYNC_S:
             self._sync()
 
     def images(self) -> int:
@@ -133,6 +156,7 @@ class Journal:
 
     def remove(self) -> None:
         """Remove the file: what it holds is kept elsewhere by now."""
+        self._waiting = []
         with disk_errors(self.path):
             os.unlink(self.path)
 
@@ -176,8 +200,13 @@ def open_journal(
         journal = Journal(file, descriptor, identity)
         try:
             yield journal
-        except KeyboardInterrupt as error:
-            raise Interrupted(journal.images()) from error
+        except BaseException as error:
+            with suppress(DiskError):  # what ended the run is what matters
+                journal.write()
+            if isinstance(error, KeyboardInterrupt):
+                raise Interrupted(journal.images()) from error
+            raise
+        journal.write()
     finally:
         os.close(descriptor)
 
@@ -264,7 +293,7 @@ def read(file: BinaryIO, where: object) -> Contents:
 
 def _line(previous: str, document: object) -> tuple[bytes, str]:
     """Return a line, and its checksum, which is of the one before's too."""
-    text = json.dumps(document, separators=(",", ":"))
+    text = _ENCODER.encode(document)
     checksum = _checksum(previous, text.encode("ascii"))
     return f"{checksum} {text}\n".encode("ascii"), checksum
 
