@@ -61,6 +61,7 @@ format: setup
 
 bench: setup ## speed and memory beside what a user would use instead
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.evaluate
 
 schema: setup ## write the generated files anew: JSON Schemas
 	$(BIN)/python -m vitaie.manifests.schema

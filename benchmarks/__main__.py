@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 from benchmarks.measure import Comparison, Run, compare, run, table
+from benchmarks.page import write_section
 from examples.make_checkpoint import make
-from vitaie.builder.doctor import examine
 from vitaie.manifests.card import load_card
 
 HERE = Path(__file__).parent
@@ -140,21 +139,12 @@ def main() -> int:
 
 
 def _write(text: str, runs: int) -> None:
-    machine = examine()
-    versions = ", ".join(f"{name} {version}" for name, version in machine.packages.items())
-    about = (__doc__ or "").splitlines()[0]
-    page = (
-        f"# Benchmarks\n\n{about}\n\n{text}\n\n"
-        f"`python -m benchmarks --runs {runs} --write` on {machine.processors} processors,"
-        f" {platform.machine()}, Python {machine.python}: {versions}.\n\n"
+    limits = (
         "Limits beside ratios: the peak of `vitaie-build bundle` at most 1434 MiB (resident; up to"
         " one copy of the weights more lies in a file in memory while it is written), and"
-        " `import vitaie.runtime` at most 0.35 s, without torch.\n"
+        " `import vitaie.runtime` at most 0.35 s, without torch."
     )
-    path = HERE.parent / "docs" / "benchmarks.md"
-    # What follows is benchmarks.cpp_engine's.
-    _, heading, other = path.read_text(encoding="utf-8").partition("\n## ")
-    path.write_text(page + heading + other, encoding="utf-8")
+    write_section("all", f"python -m benchmarks --runs {runs} --write", f"{text}\n\n{limits}")
 
 
 if __name__ == "__main__":

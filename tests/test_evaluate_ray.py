@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import shutil
@@ -236,7 +237,7 @@ class Odd(NamedTuple):
 @pytest.fixture(scope="module")
 def odd(nodes: Pair, tmp_path_factory: pytest.TempPathFactory) -> Odd:
     path = tmp_path_factory.mktemp("odd")
-    environment = {"PYTHONPATH": str(path)}
+    environment = {"PYTHONPATH": os.pathsep.join([str(path), os.environ.get("PYTHONPATH", "")])}
     node = nodes[0].add(2, within=("unshare", "-rm"), environment=environment)
     return Odd(nodes[0], node, path)
 
