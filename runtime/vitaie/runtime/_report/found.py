@@ -20,7 +20,6 @@ from vitaie.manifests.digests import sha256
 from vitaie.manifests.errors import BundleError, ImageError, InputError
 from vitaie.runtime import _images
 from vitaie.runtime._bundle import MANIFEST_NAME, Bundle, locate, open_bundle
-from vitaie.runtime._claim import Claim
 from vitaie.runtime._dataset import read_dataset
 from vitaie.runtime._goldens import golden_logits
 from vitaie.runtime._model import read_labels
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
     from vitaie.manifests.manifest import Golden, Manifest
     from vitaie.manifests.measurement import Measurement
+    from vitaie.runtime._claim import Claim
 
     _Path = Union[str, os.PathLike[str]]
 
@@ -133,11 +133,6 @@ def find(
         goldens = tuple(_golden(bundle, each) for each in bundle.manifest.goldens[:MAX_GOLDENS])
         evidence = dict(_evidence(bundle))
     manifest = verdict.manifest
-    unreadable = [
-        Claim(f"evidence {path}", "false", measured)
-        for path, measured in evidence.items()
-        if isinstance(measured, str)
-    ]
     pictures: dict[str, bytes] = {}
     no_picture: dict[str, str] = {}
     if data is not None:
@@ -151,7 +146,7 @@ def find(
     return Found(
         str(folder),
         manifest,
-        (*verdict.claims, *unreadable),
+        tuple(verdict.claims),
         tuple(names),
         goldens,
         evidence,

@@ -68,7 +68,7 @@ def speed_view(found: Found, index: int, record: PerformanceRecord) -> SpeedView
         if measured
         else (),
         unreadable="" if measured else str(evidence),
-        command=speed_command(found),
+        command=speed_command(found, record),
     )
 
 
