@@ -37,7 +37,7 @@ def sanitized() -> Path:
 
 
 def test_the_cpp_tests_pass_under_sanitizers(sanitized: Path) -> None:
-    command: list[str | Path] = ["ctest", "--test-dir", sanitized, "--output-on-failure"]
+    command = ["ctest", "--test-dir", str(sanitized), "--output-on-failure"]
     subprocess.run(command, check=True, env={**os.environ, **HARD})
 
 
@@ -59,12 +59,8 @@ def test_changed_files_of_every_kind_have_no_finding(
         files.append(tmp_path / name)
     golden = small_bundle / "golden"
     files += [small_bundle / "manifest.json", golden / "00.npy", golden / "00.png"]
-    command: list[str | Path] = [
-        sanitized / "tests" / "vitaie-fuzz",
-        str(FUZZ_SECONDS),
-        "1",
-        *sorted(files),
-    ]
+    fuzz = str(sanitized / "tests" / "vitaie-fuzz")
+    command = [fuzz, str(FUZZ_SECONDS), "1", *map(str, sorted(files))]
     done = subprocess.run(
         command, env={**os.environ, **HARD}, check=True, capture_output=True, text=True
     )
@@ -77,8 +73,8 @@ def test_changed_files_of_every_kind_have_no_finding(
 def test_valgrind_finds_nothing(small_bundle: Path, tmp_path: Path, command: str) -> None:
     if shutil.which("valgrind") is None:
         pytest.fail("valgrind is missing: apt-get install valgrind", pytrace=False)
-    words: list[str | Path] = [command, small_bundle]
+    words = [str(program("vitaie-edge")), command, str(small_bundle)]
     if command == "preprocess":
-        words += [PHOTOS / "cat.jpg", "-o", tmp_path / "cat.npy"]
+        words += [str(PHOTOS / "cat.jpg"), "-o", str(tmp_path / "cat.npy")]
     checks = ["--error-exitcode=99", "--leak-check=full", "--errors-for-leak-kinds=definite"]
-    subprocess.run(["valgrind", *checks, program("vitaie-edge"), *words], check=True)
+    subprocess.run(["valgrind", *checks, *words], check=True)
