@@ -177,6 +177,48 @@ def test_verify_names_the_five_most_probable_classes_of_each_golden(
             assert found[f"golden {index:02d} top-5 in {TORCHSCRIPT}"] == ("true", names)
 
 
+def add_doubles_target(bundle: Path) -> None:
+    """Give a bundle a target that the tests' double of a device's package made."""
+    name = "ascend310p3-fp16-b1-o0"
+    path = f"targets/{name}/model.ts"
+    (bundle / path).parent.mkdir(parents=True)
+    (bundle / path).write_bytes(b"no engine in C++ reads it")
+
+    def change(whole: Document) -> None:
+        target = {
+            **whole["targets"][0],
+            "id": name,
+            "backend": "torch_aie",
+            "device": "ascend310p3",
+            "precision": "fp16",
+            "batch_sizes": [1],
+            "files": [path],
+            "options": {"double": True},
+        }
+        whole["targets"].append(target)
+
+    whole = document(bundle)
+    row = {"path": path, "role": "target", "size": 0, "sha256": "", "chunks": []}
+    whole["artifacts"].append(row)
+    (bundle / "manifest.json").write_text(json.dumps(whole), encoding="utf-8")
+    reseal(bundle, change)
+
+
+def test_what_the_double_made_is_said_never_taken_and_never_verified(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_doubles_target(bundle)
+    name = "ascend310p3-fp16-b1-o0"
+    expected = claims(python(capsys, "verify", bundle, "--json"))[f"goldens in {name}"]
+    result = edge("verify", bundle, "--json")
+    assert result.code == 1
+    assert claims(result)[f"goldens in {name}"] == expected
+    assert expected == ("false", "made with the tests' double: it ran on no device")
+    assert expected[1] in edge("info", bundle).out
+    assert f"target {TORCHSCRIPT}" in edge("classify", bundle, CAT).err
+    fails("E_TARGET_UNAVAILABLE", 6, "classify", bundle, CAT, "--target", name)
+
+
 def golden_with(field: str, value: object) -> Callable[[Document], None]:
     """Return the change of a manifest that gives its second golden this value."""
     return lambda whole: whole["goldens"][1].update({field: value})

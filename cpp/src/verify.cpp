@@ -233,13 +233,6 @@ void check_target(const Bundle& bundle, const Target& target, const std::vector<
     claims.insert(claims.end(), names.begin(), names.end());
 }
 
-/// Whether the tests' double of a device's package made a target.
-bool is_by_double(const Target& target) {
-    const auto found = target.options.find("double");
-    const bool* value = found == target.options.end() ? nullptr : std::get_if<bool>(&found->second);
-    return value != nullptr && *value;
-}
-
 /// Numbers from -1 to 1, the same on every machine: those of the C++ standard's mt19937.
 void append_seeded(std::vector<float>& tensors, std::size_t count) {
     std::mt19937 generator(seed);
@@ -273,6 +266,12 @@ std::vector<Logits> run_all(const Engine& engine, const std::vector<float>& tens
 
 }  // namespace
 
+bool is_by_double(const Target& target) {
+    const auto found = target.options.find("double");
+    const bool* value = found == target.options.end() ? nullptr : std::get_if<bool>(&found->second);
+    return value != nullptr && *value;
+}
+
 std::string_view text(Status status) {
     return status == Status::is_true    ? "true"
            : status == Status::is_false ? "false"
@@ -302,7 +301,7 @@ std::vector<Claim> verify(const Bundle& bundle, const std::string& target, std::
         }
         progress(claim);
         if (is_by_double(each)) {
-            claims.push_back({claim, Status::is_false, "made with the tests' double: no device ran"});
+            claims.push_back({claim, Status::is_false, std::string(by_double)});
         } else if (const auto missing = missing_for(each)) {
             claims.push_back({claim, Status::not_checked, missing->got});
         } else {

@@ -29,6 +29,12 @@ struct Claim {
     std::string detail;
 };
 
+/// What is said of a target that is evidence of nothing, wherever it is met.
+inline constexpr std::string_view by_double = "made with the tests' double: it ran on no device";
+
+/// Says whether the tests' double of a device's package made a target.
+bool is_by_double(const Target& target);
+
 using Progress = std::function<void(const std::string& step)>;
 
 /// Returns all claims of a bundle, checked or said to be unchecked.

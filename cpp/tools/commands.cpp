@@ -142,11 +142,13 @@ Rows describe(const Bundle& bundle) {
                            listed(spec.mean) + ", std " + listed(spec.std)},
     };
     for (const auto& target : manifest.targets) {
+        const std::string warning = is_by_double(target) ? ", " + std::string(by_double) : "";
         rows.emplace_back("target", target.id + ": level " + std::to_string(target.optim_level) +
                                         ", batch " + batches(target) + ", " +
                                         formatted("%.1e", target.agreement.max_rel_diff) +
                                         " from the source on " +
-                                        std::to_string(target.agreement.images) + " goldens");
+                                        std::to_string(target.agreement.images) + " goldens" +
+                                        warning);
     }
     for (const auto& golden : manifest.goldens) {
         rows.emplace_back("golden", golden.source + ": class " + std::to_string(golden.top1) +
