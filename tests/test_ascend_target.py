@@ -45,7 +45,8 @@ def add_target(bundle: Path, folder: Path, profile: str, **changes: Any) -> Path
     )
 
     def change(whole: Document) -> None:
-        row = {"path": path, "role": "target", "size": 0, "sha256": "", "chunks": []}
+        row: dict[str, Any] = {"path": path, "role": "target", "size": 0, "sha256": ""}
+        row["chunks"] = list[str]()
         whole["artifacts"].append(row)
         plain = next(each for each in whole["targets"] if each["backend"] == "torchscript")
         target = {

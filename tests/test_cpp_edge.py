@@ -198,7 +198,7 @@ def add_doubles_target(bundle: Path) -> None:
         whole["targets"].append(target)
 
     whole = document(bundle)
-    row = {"path": path, "role": "target", "size": 0, "sha256": "", "chunks": []}
+    row: dict[str, Any] = {"path": path, "role": "target", "size": 0, "sha256": "", "chunks": []}
     whole["artifacts"].append(row)
     (bundle / "manifest.json").write_text(json.dumps(whole), encoding="utf-8")
     reseal(bundle, change)
