@@ -191,7 +191,13 @@ def _add(bundle: Path, measurement: Measurement) -> tuple[str, Document]:
     path = f"measurements/{kind}-{number:02d}-{sha256(data)[:12]}.json"
     (bundle / "measurements").mkdir(exist_ok=True)
     (bundle / path).write_bytes(data)
-    row = {"path": path, "role": "measurement", "size": 0, "sha256": "", "chunks": []}
+    row: dict[str, Any] = {
+        "path": path,
+        "role": "measurement",
+        "size": 0,
+        "sha256": "",
+        "chunks": [],
+    }
     whole["artifacts"].append(row)
     (bundle / "manifest.json").write_text(json.dumps(whole), encoding="utf-8")
     reseal(bundle)
