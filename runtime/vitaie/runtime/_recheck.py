@@ -99,8 +99,9 @@ class Rechecks:
             claim = f"{record} evidence" if measured else record
             if wrong:
                 first = wrong[0]
-                told = f"{first.claim}: {first.published} is claimed, and of {first.why} follows"
-                yield Claim(claim, "false", f"{told} {first.recomputed}")
+                told = f"{first.published} is claimed, and of {first.why} follows"
+                why = first.why if first.recomputed is None else f"{told} {first.recomputed}"
+                yield Claim(claim, "false", f"{first.claim}: {why}")
             else:
                 follow = sum(each.status == "follows" for each in findings)
                 told = f"{follow} claims follow" if follow > 1 else "it follows"
