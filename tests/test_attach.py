@@ -160,17 +160,49 @@ def test_a_record_of_another_bundle_is_refused_with_what_differs(
         assert refused(bundle, "E_RECORD_OTHER", 2, record).field == f"subject.{field}"
 
 
+def _another_label(record: Document) -> None:
+    record["images"]["label"][0] = 4
+
+
+def _another_size(record: Document) -> None:
+    record["images"]["size"][0] = 1
+
+
+def _another_digest(record: Document) -> None:
+    record["dataset_digest"] = "0" * 64
+
+
+def _a_class_that_is_none(record: Document) -> None:
+    record["images"]["target"][0] = [0, 1, 2, 3, 7]
+
+
+def _a_class_twice(record: Document) -> None:
+    record["images"]["target"][0] = [0, 0, 1, 2, 3]
+
+
+def _a_row_less(record: Document) -> None:
+    record["images"]["source"].pop()
+
+
+def _a_field_more(record: Document) -> None:
+    record["more"] = 1
+
+
+def _another_order(record: Document) -> None:
+    record["images"]["path"].reverse()
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        (lambda d: d["images"]["label"].__setitem__(0, 4), "dataset_digest"),
-        (lambda d: d["images"]["size"].__setitem__(0, 1), "dataset_digest"),
-        (lambda d: d.update(dataset_digest="0" * 64), "dataset_digest"),
-        (lambda d: d["images"]["target"].__setitem__(0, [0, 1, 2, 3, 7]), "images.target"),
-        (lambda d: d["images"]["target"].__setitem__(0, [0, 0, 1, 2, 3]), "images.target"),
-        (lambda d: d["images"]["source"].pop(), "images.source"),
-        (lambda d: d.update(more=1), "more"),
-        (lambda d: d["images"]["path"].reverse(), "images.path"),
+        (_another_label, "dataset_digest"),
+        (_another_size, "dataset_digest"),
+        (_another_digest, "dataset_digest"),
+        (_a_class_that_is_none, "images.target"),
+        (_a_class_twice, "images.target"),
+        (_a_row_less, "images.source"),
+        (_a_field_more, "more"),
+        (_another_order, "images.path"),
     ],
 )
 def test_a_record_that_contradicts_itself_is_refused(

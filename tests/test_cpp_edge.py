@@ -121,7 +121,12 @@ def test_info_says_of_measurements_what_python_says(
     def measure(whole: Document) -> None:
         target = whole["targets"][0]
         files = {row["path"]: row["sha256"] for row in whole["artifacts"]}
-        evidence = {"role": "measurement", "size": 3, "sha256": sha256(b"{}\n"), "chunks": []}
+        evidence: Document = {
+            "role": "measurement",
+            "size": 3,
+            "sha256": sha256(b"{}\n"),
+            "chunks": [],
+        }
         whole["artifacts"] += [{"path": name, **evidence} for name in sorted(names)]
         for kind in ("accuracy", "performance", "gates", "levels"):
             whole[kind] = copy.deepcopy(fields[kind])
