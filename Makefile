@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
+# Files share the processors; a file's tests stay together, with what they share.
+PARALLEL ?= -n $(shell nproc) --dist loadfile
 CPP_OPTIONS ?= -DVITAIE_WERROR=ON
 
 .PHONY: help setup demo test test-light test-long test-device-env test-aarch64 browser picture cpp \
@@ -22,10 +24,10 @@ demo: setup ## train on digits, bundle, verify, classify; then one full-size mod
 	$(BIN)/python examples/demo.py
 
 test: setup cpp-test browser ## all tests that fit 20 minutes on two cores, Python and C++
-	$(BIN)/python -m pytest -q -m "not long"
+	$(BIN)/python -m pytest -q -m "not long" $(PARALLEL)
 
 test-light: setup ## the runtime on Python 3.9, without torch
-	sh scripts/test_light.sh $(BIN)/python
+	sh scripts/test_light.sh $(BIN)/python $(PARALLEL)
 
 test-long: setup cpp browser ## what does not fit; its last result is docs/test-long.md
 	$(BIN)/python -m pytest -m long --durations=0

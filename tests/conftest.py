@@ -6,6 +6,7 @@ where torch is not installed, on a small bundle that was built elsewhere.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -77,8 +78,22 @@ def small_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="session")
 def digits_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Run the demo without its full-size model; return its folder and what it printed."""
-    folder = tmp_path_factory.mktemp("demo") / "out"
+    """Run the demo without its full-size model; return its folder and what it printed.
+
+    Processes that share a session (pytest-xdist) share the demo too: the first one runs it.
+    """
+    home = tmp_path_factory.getbasetemp()
+    shared = home.parent if "PYTEST_XDIST_WORKER" in os.environ else home
+    folder, printed = shared / "demo" / "out", shared / "demo" / "printed"
+    folder.parent.mkdir(exist_ok=True)
+    with open(folder.parent / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not printed.exists():
+            _run_demo(folder, printed)
+    return folder, printed.read_text(encoding="utf-8")
+
+
+def _run_demo(folder: Path, printed: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(DEMO), "--out", str(folder), "--skip-full-size", "--skip-speed"],
         capture_output=True,
@@ -86,7 +101,7 @@ def digits_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return folder, done.stdout
+    printed.write_text(done.stdout, encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
