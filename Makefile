@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
 # Files share the processors; a file's tests stay together, with what they share.
-PARALLEL ?= -n $(shell nproc) --dist loadfile
+PARALLEL ?= -n $(shell nproc) --dist loadfile --no-loadscope-reorder
 CPP_OPTIONS ?= -DVITAIE_WERROR=ON
 
 .PHONY: help setup demo test test-light test-long test-device-env test-aarch64 browser picture cpp \

@@ -7,7 +7,7 @@ shift
 python=$(sh scripts/python39.sh)
 if [ ! -e .venv-light/.ready ] || [ pyproject.toml -nt .venv-light/.ready ]; then
     PYTHON=$python sh scripts/setup.sh .venv-light . constraints-device.txt
-    .venv-light/bin/python -m pip install --quiet 'pytest>=8' 'pytest-xdist>=3.5' 'hypothesis>=6' 'jinja2>=3.1'
+    .venv-light/bin/python -m pip install --quiet 'pytest>=8' 'pytest-xdist>=3.7' 'hypothesis>=6' 'jinja2>=3.1'
     touch .venv-light/.ready
 fi
 work=$(mktemp -d)

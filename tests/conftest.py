@@ -84,9 +84,9 @@ def digits_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """
     home = tmp_path_factory.getbasetemp()
     shared = home.parent if "PYTEST_XDIST_WORKER" in os.environ else home
-    folder, printed = shared / "demo" / "out", shared / "demo" / "printed"
+    folder, printed = shared / "demo" / "out", shared / "demo-printed"
     folder.parent.mkdir(exist_ok=True)
-    with open(folder.parent / "lock", "w") as lock:
+    with open(shared / "demo-lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not printed.exists():
             _run_demo(folder, printed)

@@ -89,6 +89,7 @@ def test_the_library_itself_needs_no_torch_and_shows_only_its_c_functions() -> N
     assert sorted(names) == sorted(declared)
 
 
+@pytest.mark.long  # the library is compiled once more
 def test_a_project_that_holds_the_sources_builds_the_library_and_nothing_else(
     tmp_path: Path, small_bundle: Path
 ) -> None:

@@ -29,7 +29,7 @@ from vitaie.manifests.manifest import Manifest
 COUNT = 340
 FOLDERS = sorted(VECTORS.iterdir())
 MUTATIONS = 20_000
-SAMPLE = 5_000
+SAMPLE = 4_000
 
 
 def judged(manifests: list[bytes]) -> list[Verdict]:
@@ -215,13 +215,13 @@ def differences(manifests: list[bytes], verdicts: list[Verdict]) -> list[tuple[b
 
 
 def test_mutated_manifests_crash_nothing_and_are_judged_as_python_judges_them() -> None:
-    manifests = mutations(0, MUTATIONS)
+    manifests = mutations(0, SAMPLE)
     verdicts = cpp_manifest_verdicts(manifests)  # fails when there are fewer of them: a crash
-    assert differences(manifests[:SAMPLE], verdicts[:SAMPLE]) == []
+    assert differences(manifests, verdicts) == []
     # What the mutator makes is of many kinds, and most of it gets past the manifest's digest.
     codes = Counter(verdict.code for verdict in verdicts)
     assert len(codes) >= 20, codes
-    assert max(codes.values()) < MUTATIONS // 3, codes
+    assert max(codes.values()) < SAMPLE // 3, codes
 
 
 @pytest.mark.long

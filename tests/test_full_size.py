@@ -43,7 +43,14 @@ class Made(NamedTuple):
     bundle: Path
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+# The one that takes three minutes on two cores is left to the long tests.
+SHORT = [
+    pytest.param(name, marks=pytest.mark.long) if name == "vit_base_patch16_384" else name
+    for name in VARIANTS
+]
+
+
+@pytest.fixture(scope="module", params=SHORT)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Return a checkpoint under its published name and the bundle made from it."""
     variant = str(request.param)

@@ -84,6 +84,8 @@ def judgement(data: bytes) -> str:
 @settings(deadline=None, database=None)
 @given(st.sampled_from(PATHS), JSON_VALUES)
 def test_any_value_anywhere_is_accepted_or_a_manifest_error(path: str, value: Any) -> None:
-    text = json.dumps(put(whole_document(), path, value))
-    line = judgement(digests.with_manifest_digest(text.encode("utf-8")))
+    data = json.dumps(put(whole_document(), path, value)).encode("utf-8")
+    if path != "manifest_digest":  # all else is judged once the digest is right
+        data = digests.with_manifest_digest(data)
+    line = judgement(data)
     assert line == "" or (line.startswith("E_MANIFEST_") and line.isprintable())
