@@ -27,7 +27,8 @@ from vitaie.manifests.outputs import (
     VerifyOutput,
 )
 from vitaie.runtime._cli import app
-from vitaie.runtime._command import run
+from vitaie.runtime._command import counting, run
+from vitaie.runtime._evaluate import Progress
 
 CAT, ROCKET = str(PHOTOS / "cat.jpg"), str(PHOTOS / "rocket.jpg")
 COMMANDS = ("info", "classify", "preprocess", "verify")
@@ -416,3 +417,15 @@ def test_a_name_that_is_no_text_is_escaped_in_json(
     (image,) = ClassifyOutput.model_validate_json(result.out).images
     assert image.image == f"{tmp_path}/\\udcff.jpg"
     assert cli("classify", small_bundle, picture).code == 0
+
+
+def test_a_second_count_of_images_is_shown_from_its_beginning(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As verifying several records of one dataset counts it several times."""
+    with counting(quiet=False) as show:
+        for _ in range(2):
+            for done in (0, 5, 10):
+                show(Progress(done, 10, done, done, done))
+    shown = [line.split(",")[0] for line in capsys.readouterr().err.splitlines()]
+    assert shown == ["5/10 top-1 100.000%", "10/10 top-1 100.000%"] * 2

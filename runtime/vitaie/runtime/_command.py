@@ -303,13 +303,19 @@ def counting(quiet: bool) -> Generator[Callable[[Progress], None], None, None]:
     """Show progress over images on stderr; yield the function that says how far it is.
 
     Running top-1, images a second and time left: a bar on a terminal, in a log a line for each
-    tenth. What was done before the first call counts for no speed.
+    tenth. What was done before the first call counts for no speed. Where less is done than before,
+    another count has begun, and with it another display.
     """
     shown: list[Union[_Bar, _Lines]] = []
+    done = 0
 
     def show(now: Progress) -> None:
-        if not shown:
-            shown.append(_Bar(now) if sys.stderr.isatty() else _Lines(now))
+        nonlocal done
+        if not shown or now.done < done:
+            for each in shown:
+                each.close()
+            shown[:] = [_Bar(now) if sys.stderr.isatty() else _Lines(now)]
+        done = now.done
         shown[0].show(now)
 
     try:
@@ -357,7 +363,7 @@ class _Lines:
 
     def show(self, now: Progress) -> None:
         tenths = 10 * now.done // now.total
-        if tenths == self._tenths:
+        if tenths == self._tenths or now.done == self._first:
             return
         self._tenths = tenths
         rate = (now.done - self._first) / max(time.monotonic() - self._started, 1e-9)
