@@ -238,7 +238,7 @@ class Compiler:
         def judge(*arguments: Any) -> bool:
             try:
                 check(*arguments)
-            except Exception as error:
+            except Exception as error:  # whatever it is, the package throws a class of its own
                 self._reason = f"{type(error).__name__}: {error}"
                 return True
             return False
