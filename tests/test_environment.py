@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from importlib import metadata
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from vitaie.manifests.measurement import Environment
+from tests.test_measurement import performance
+from vitaie.manifests.measurement import Environment, PerformanceMeasurement
 from vitaie.runtime import _environment
-from vitaie.runtime._environment import collect, peak_tflops
+from vitaie.runtime._environment import collect, peak_of, peak_tflops
 
 X86 = """\
 processor\t: 0
@@ -115,3 +117,11 @@ def test_the_peak_is_cores_times_width_times_a_clock_none_has(
 
 def test_the_peak_of_a_matrix_unit_of_unknown_size_is_not_known() -> None:
     assert peak_tflops(with_features("asimd", "sme", "sve"), 1) is None
+
+
+def test_the_peak_of_a_devices_target_is_the_devices() -> None:
+    document = performance()
+    on_cpu = PerformanceMeasurement.model_validate_json(json.dumps(document))
+    assert peak_of(on_cpu) == peak_tflops(on_cpu.environment, on_cpu.threads)
+    document["subject"] = {**document["subject"], "target": "ascend310p3-fp16-b8-o2"}
+    assert peak_of(PerformanceMeasurement.model_validate_json(json.dumps(document))) == 70.0

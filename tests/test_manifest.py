@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 
@@ -305,3 +305,25 @@ def test_bytes_without_a_manifest_digest_cannot_be_sealed(data: bytes) -> None:
     assert digests.manifest_digest(data) is None
     with pytest.raises(ValueError, match="exactly once"):
         digests.with_manifest_digest(data)
+
+
+@pytest.mark.parametrize(
+    ("options", "placement"),
+    [
+        ({"operators_after": 240, "operators_outside": 0}, 1.0),
+        ({"operators_after": 240, "operators_outside": 12}, 0.95),
+        ({"operators_after": 240, "operators_outside": 300}, 0.0),  # the compiler added some
+        ({"operators_after": 0, "operators_outside": 0}, None),
+        ({"operators_after": 240}, None),
+        ({"operators_after": True, "operators_outside": 0}, None),
+        ({"operators_after": "240", "operators_outside": 0}, None),
+        ({}, None),
+    ],
+)
+def test_the_placement_of_a_device_target_is_counted_or_not_known(
+    options: dict[str, Any], placement: Optional[float]
+) -> None:
+    target = manifest().targets[0]
+    assert target.placement == 1.0
+    on_device = target.model_copy(update={"device": "ascend310p3", "options": options})
+    assert on_device.placement == placement

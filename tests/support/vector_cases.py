@@ -659,6 +659,23 @@ def _devices() -> Iterator[Vector]:
     yield Vector("cpu-backend-on-a-device", on_device, "E_MANIFEST_VALUE", "targets[0].device")
     half = _changed("targets[1].precision", "fp16")
     yield Vector("cpu-backend-in-half", half, "E_MANIFEST_VALUE", "targets[1].precision")
+    counts = {"operators_before": 300, "operators_after": 240, "operators_outside": 12}
+    options = {"double": False, "allow_fallback": True, "soc_version": "Ascend310P3", **counts}
+    outside = (f"{field}.operators_outside", ["aten::gelu"])
+    data = changed((f"{field}.options", options), outside)
+    yield Vector("device-target-with-operators-outside", data)
+    document = json.loads(changed())
+    ships = document["targets"][2]["target_digest"]
+    for level, digest in zip(document["levels"], ("c" * 64, ships)):
+        put(level, "target_digest", digest)
+        for gate in level["gates"]:
+            put(gate, "target_digest", digest)
+    yield Vector("device-levels-of-other-modules", seal(document, keep="target_digest"))
+    put(document, "levels[1].target_digest", "d" * 64)
+    put(document, "levels[1].gates", [])
+    data = seal(document, keep="target_digest")
+    field = "levels[1].target_digest"
+    yield Vector("device-level-chosen-is-no-target", data, "E_MANIFEST_REFERENCE", field)
 
 
 CASES = (

@@ -168,6 +168,11 @@ class Agreement(Strict):
     packages: dict[str, Text]
 
 
+BEFORE, AFTER, OUTSIDE = "operators_before", "operators_after", "operators_outside"
+"""Of a device's target, in ``options``: operators of ``model.ts``, of the graph that was made of it
+for the compiler, and those of it that the compiler left outside the device."""
+
+
 class Target(Strict):
     """One way to run the bundle. No batch sizes means any batch.
 
@@ -193,6 +198,20 @@ class Target(Strict):
     def by_double(self) -> bool:
         """Whether the tests' double of a device's package made it: it is evidence of nothing."""
         return self.options.get("double") is True
+
+    @property
+    def placement(self) -> Optional[float]:
+        """The share of operators that run on the target's device; None where nobody counted.
+
+        Every operator of a CPU's target runs on the CPU. For a device, ``options`` say how many
+        the compiler was given, and how many of what it made are outside.
+        """
+        if self.device == "cpu":
+            return 1.0
+        given, outside = (self.options.get(name) for name in (AFTER, OUTSIDE))
+        if type(given) is not int or type(outside) is not int or given < 1 or outside < 0:
+            return None
+        return max(0.0, 1 - outside / given)
 
     def digest(self, files: dict[str, str]) -> str:
         """Return the target's digest, given the sha256 of every artifact by path."""

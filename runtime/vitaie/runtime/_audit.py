@@ -25,7 +25,7 @@ from vitaie.manifests.measurement import (
     Subject,
     read_measurement,
 )
-from vitaie.runtime._environment import peak_tflops
+from vitaie.runtime._environment import peak_of
 from vitaie.runtime._evidence import dataset_digest, record_of
 from vitaie.runtime._goldens import golden_facts
 
@@ -314,7 +314,7 @@ def _judge(manifest: Manifest, measurement: Measurement) -> Judged:
         )
         return Judged(measurement.subject, record, own, None)
     del record["latencies"]
-    peak = peak_tflops(measurement.environment, measurement.threads)
+    peak = peak_of(measurement)
     peak_fps = None if peak is None else 1000 * peak / manifest.model.gflop
     return Judged(measurement.subject, record, (), peak_fps)
 

@@ -38,14 +38,13 @@ from vitaie.runtime._bundle import Bundle, open_bundle
 from vitaie.runtime._bytes import available_cpus
 from vitaie.runtime._claim import silent
 from vitaie.runtime._dataset import Entry, read_dataset
-from vitaie.runtime._environment import collect, peak_tflops
+from vitaie.runtime._environment import collect, peak_of
 from vitaie.runtime._files import disk_errors
+from vitaie.runtime._goldens import with_noise
 from vitaie.runtime._model import check_threads, choose_target, read_labels
 from vitaie.runtime._timing import Outputs, Request, Timed
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from vitaie.manifests.manifest import Manifest, Preprocess, Target
     from vitaie.manifests.measurement import Honesty, PerformanceMeasurement, Run
     from vitaie.manifests.outputs import BenchOutput
@@ -59,7 +58,6 @@ _IMAGES = 64
 _OFFLINE_BATCH = 16
 _MAX_BATCH = 1024
 _MAX_SEED = 2**53 - 1
-_NOISE = 16  # of 255: how far a pixel of a golden is moved at most
 _LEAST_SIDE = 16
 """A picture has at least so many pixels each way, or it cannot be shifted often enough."""
 
@@ -228,7 +226,7 @@ def summary(manifest: Manifest, measurement: PerformanceMeasurement) -> dict[str
     """Return a manifest's record of a measurement, judged by this processor's peak too."""
     from vitaie.manifests.measurement import performance_record
 
-    peak = peak_tflops(measurement.environment, measurement.threads)
+    peak = peak_of(measurement)
     return performance_record(measurement, "", gflop=manifest.model.gflop, peak_tflops=peak)
 
 
@@ -370,19 +368,13 @@ def _noisy_goldens(bundle: Bundle, options: _Options) -> Inputs:
     pictures = [_images.decode(bundle.read(source).tobytes()) for source in sources]
     images: list[bytes] = []
     for number in range(_needed(options)):
-        pixels = _with_noise(pictures[number % len(pictures)], chance)
+        pixels = with_noise(pictures[number % len(pictures)], chance)
         images.append(
             _timing.jpeg(pixels)
             if whole
             else _preprocess.tensor(pixels, manifest.preprocess).tobytes()
         )
     return _inputs("goldens with seeded noise", images)
-
-
-def _with_noise(pixels: NDArray[np.uint8], chance: np.random.Generator) -> NDArray[np.uint8]:
-    noise = chance.integers(-_NOISE, _NOISE + 1, pixels.shape, np.int16)
-    noisy: NDArray[np.uint8] = np.clip(pixels + noise, 0, 255).astype(np.uint8)
-    return noisy
 
 
 def _inputs(kind: str, images: Sequence[bytes]) -> Inputs:
@@ -573,7 +565,7 @@ def _measurement(
         },
         "runs": tuple(_run(run) for run in measured.runs),
         "honesty": _honesty(measured, options.seed),
-        "placement": 1.0,  # every operator of a CPU's target runs on the CPU
+        "placement": options.target.placement,
         "environment": collect(),
     }
     return PerformanceMeasurement.model_validate(fields)
@@ -677,6 +669,8 @@ def describe(shown: BenchOutput, honesty: Honesty) -> list[str]:
             f" {honesty.distinct_ms:.4g} ms",
         ),
     ]
+    if shown.placement is not None and shown.placement < 1:
+        rows.append(("placement", f"{100 * shown.placement:.1f}% of the operators on the device"))
     if len(shown.runs_fps) > 1:
         rates = f"{min(shown.runs_fps):.2f} to {max(shown.runs_fps):.2f} images a second"
         rows.insert(3, ("runs", f"{len(shown.runs_fps)}, {rates}"))

@@ -17,7 +17,7 @@ from vitaie.manifests.errors import printable
 from vitaie.runtime._bytes import available_cpus
 
 if TYPE_CHECKING:
-    from vitaie.manifests.measurement import Environment
+    from vitaie.manifests.measurement import Environment, PerformanceMeasurement
 
 _PACKAGES = ("vitaie", "numpy", "pillow", "pydantic", "onnxruntime", "torch")
 _CPUINFO = Path("/proc/cpuinfo")
@@ -43,6 +43,10 @@ _FLOP_PER_CYCLE: tuple[tuple[frozenset[str], Optional[int]], ...] = (
 )
 """At most this many float32 operations for each core and cycle; the first that is there counts."""
 
+_DEVICE_TFLOPS = {"ascend310p3": 70.0}
+"""What a device does in half precision, by what the ids of its targets begin with: published at
+second hand, and more than it does in any other precision."""
+
 
 class Processor(NamedTuple):
     """The model as the system names it, and the instruction sets that arithmetic depends on."""
@@ -65,6 +69,17 @@ def collect() -> Environment:
         python=platform.python_version(),
         packages=_versions(),
     )
+
+
+def peak_of(measurement: PerformanceMeasurement) -> Optional[float]:
+    """Return what the hardware of a measurement cannot exceed, in TFLOPS; None if not known.
+
+    It is the device's where the target is one of a device, and else the processor's.
+    """
+    device = measurement.subject.target.partition("-")[0]
+    if device in _DEVICE_TFLOPS:
+        return _DEVICE_TFLOPS[device]
+    return peak_tflops(measurement.environment, measurement.threads)
 
 
 def peak_tflops(environment: Environment, threads: int) -> Optional[float]:

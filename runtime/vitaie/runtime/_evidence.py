@@ -24,7 +24,7 @@ from vitaie.manifests.measurement import (
     to_bytes,
 )
 from vitaie.runtime._dataset import DatasetDigest
-from vitaie.runtime._environment import peak_tflops
+from vitaie.runtime._environment import peak_of
 
 if TYPE_CHECKING:
     from vitaie.manifests.manifest import Manifest
@@ -145,7 +145,7 @@ def record_of(manifest: Manifest, measurement: Measurement, path: str) -> dict[s
     """Return what a manifest says of a measurement whose evidence lies at ``path``."""
     if isinstance(measurement, AccuracyMeasurement):
         return accuracy_record(measurement, path)
-    peak = peak_tflops(measurement.environment, measurement.threads)
+    peak = peak_of(measurement)
     return performance_record(measurement, path, gflop=manifest.model.gflop, peak_tflops=peak)
 
 

@@ -39,8 +39,9 @@ _NPY = re.compile(
 )
 """What numpy.save writes before the numbers of a float32 [N]; nothing else is read."""
 
-_MAX_TOLERANCE = {"close": 1e-3, "reduced": 0.1}
-_LEAST_COSINE = 0.99
+_NOISE = 16  # of 255: how far a pixel of a golden is moved at most
+MAX_TOLERANCE = {"close": 1e-3, "reduced": 0.1}
+LEAST_COSINE = 0.99
 """A target that claims to need more than these proves nothing by its goldens."""
 
 
@@ -154,22 +155,22 @@ def check_logits(
     without a tier, they are held to what any machine must give.
     """
     elsewhere, tolerance = tier_elsewhere(target), target.tolerance
-    worst, cosine, flipped = 0.0, 1.0, 0
+    worst, least, flipped = 0.0, 1.0, 0
     for golden, got in zip(bundle.manifest.goldens, logits):
         expected = golden_logits(bundle, golden)
         worst = max(worst, relative_difference(got[0], expected))
-        cosine = min(cosine, _cosine(got[0], expected))
+        least = min(least, cosine(got[0], expected))
         allowed = tolerance.max_rel_diff * float(np.abs(expected).max())
         flipped += int(got[0].argmax()) != golden.top1 and golden.margin > 2 * allowed
     agreement = target.agreement
     near = (
         worst <= tolerance.max_rel_diff
         if tolerance.cosine is None
-        else cosine >= tolerance.cosine >= _LEAST_COSINE
+        else least >= tolerance.cosine >= LEAST_COSINE
     )
     holds = (
         near
-        and tolerance.max_rel_diff <= _MAX_TOLERANCE[elsewhere]
+        and tolerance.max_rel_diff <= MAX_TOLERANCE[elsewhere]
         and flipped == 0
         and agreement.images == len(bundle.manifest.goldens) >= agreement.top1_equal
         and agreement.max_rel_diff <= tolerance.max_rel_diff
@@ -177,7 +178,7 @@ def check_logits(
     detail = (
         f"largest difference {worst:.1e} of the largest logit, {tolerance.max_rel_diff:.0e} allowed"
         if tolerance.cosine is None
-        else f"cosine {cosine:.6f}, at least {tolerance.cosine:g} needed"
+        else f"cosine {least:.6f}, at least {tolerance.cosine:g} needed"
     )
     if tier == "exact":
         digests = tuple(sha256(got[0].astype("<f4", copy=False).tobytes()) for got in logits)
@@ -187,12 +188,19 @@ def check_logits(
     return Claim(f"goldens in {target.id}", "true" if holds else "false", detail, tier or elsewhere)
 
 
-def _cosine(got: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+def cosine(got: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
     """Return the cosine of two vectors of logits; -1 when it is not defined."""
     one, other = got.astype(np.float64), expected.astype(np.float64)
     lengths = float(np.linalg.norm(one)) * float(np.linalg.norm(other))
-    cosine = float(one @ other) / lengths if lengths else -1.0
-    return cosine if np.isfinite(cosine) else -1.0
+    found = float(one @ other) / lengths if lengths else -1.0
+    return found if np.isfinite(found) else -1.0
+
+
+def with_noise(pixels: NDArray[np.uint8], chance: np.random.Generator) -> NDArray[np.uint8]:
+    """Return a picture, uint8 RGB, each of whose values is moved a little: another, and alike."""
+    noise = chance.integers(-_NOISE, _NOISE + 1, pixels.shape, np.int16)
+    noisy: NDArray[np.uint8] = np.clip(pixels + noise, 0, 255).astype(np.uint8)
+    return noisy
 
 
 class GoldenFacts(NamedTuple):
