@@ -39,13 +39,14 @@ from vitaie.runtime._command import (
     suggest,
     utf8,
 )
+from vitaie.runtime._comparison import message_of
 from vitaie.runtime._files import check_output, write_output
 from vitaie.runtime._journal import Interrupted
 from vitaie.runtime._model import DOUBLE, check_threads, check_top_k, load
 from vitaie.runtime._verify import verify
 
 if TYPE_CHECKING:
-    from vitaie.manifests.manifest import Manifest
+    from vitaie.manifests.manifest import Manifest, Target
     from vitaie.manifests.outputs import ClaimOutput, VerifyOutput
     from vitaie.runtime._claim import Claim
     from vitaie.runtime._verify import Verdict
@@ -110,6 +111,8 @@ def _describe(folder: Path, manifest: "Manifest") -> list[str]:
                 f" {target.agreement.images} goldens" + (f", {DOUBLE}" if target.by_double else ""),
             )
         )
+        if target.operators_outside:
+            rows.append(("", f"  {outside_of(target)}"))
     for golden in manifest.goldens:
         rows.append(("golden", f"{golden.source}: class {golden.top1}, margin {golden.margin:.3f}"))
     measured = measured_lines(manifest) or ["nothing: no accuracy and no speed is claimed"]
@@ -121,9 +124,19 @@ def _describe(folder: Path, manifest: "Manifest") -> list[str]:
     return [f"{key:<11}{printable(value, 400)}" for key, value in rows]
 
 
+def outside_of(target: "Target") -> str:
+    """Return which operators of a device's target the device does not run, and their share."""
+    names = ", ".join(target.operators_outside)
+    share = "" if target.placement is None else f" of {target.placement:.1%} of the operators"
+    return f"placement{share} on the device; outside it are {names}"
+
+
 def measured_lines(manifest: "Manifest") -> list[str]:
     """Return what a bundle says of its measurements, one line each."""
-    ids = {target.target_digest: target.id for target in manifest.targets}
+    ids = {
+        target.target_digest: target.id + f"; {DOUBLE}" * target.by_double
+        for target in manifest.targets
+    }
     lines: list[str] = []
     for record in manifest.accuracy:
         images = f"{record.top1.count:,} of {record.dataset.images:,} images of"
@@ -559,6 +572,8 @@ def print_claims(folder: Path, verdict: "Verdict") -> None:
         check = _checking(folder, claim)
         detail += f": {check}" if check else ""
         print(f"{claim.status:<12}{printable(claim.claim)}: {printable(detail, 600)}")
+    for line in filter(None, map(message_of, verdict.claims)):
+        print(line)
     unchecked = sum(claim.status == "not checked" for claim in verdict.claims)
     told = {0: "TRUE", 1: "FALSE", 6: "UNDECIDABLE"}[verdict.exit_code]
     print(told + (f", {unchecked} not checked" * bool(unchecked)))
