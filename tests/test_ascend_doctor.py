@@ -5,6 +5,7 @@ The chips are a script's and the package is the double: no test here has seen a 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from tests.support import ascend
 from vitaie.builder import cli
 from vitaie.builder.doctor import describe_ascend, examine
-from vitaie.manifests.outputs import AscendOutput, DoctorOutput
+from vitaie.manifests.outputs import AscendOutput, DoctorOutput, TargetOutput
 from vitaie.runtime import _ascend_machine
 from vitaie.runtime._command import run
 
@@ -90,6 +91,29 @@ def test_an_npu_smi_that_shows_no_chip_is_a_gap(
     found = examine().ascend
     assert found.socs == []
     assert any(complaint in gap for gap in gaps(found))
+
+
+def of_the_device() -> TargetOutput:
+    return next(item for item in examine().targets if item.id == "ascend310p3")
+
+
+def test_what_the_devices_target_needs_is_said(tools: Path) -> None:
+    assert not of_the_device().builds
+    assert of_the_device().needs.startswith("neither mindietorch nor torch_aie is installed")
+    (tools / "torch_aie").mkdir()
+    (tools / "torch_aie" / "__init__.py").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [*sys.path, str(tools)])
+        write_tool(tools, TABLE.format(second="310P3"))
+        assert (of_the_device().builds, of_the_device().needs) == (True, "")
+        write_tool(tools, TABLE.format(second="910B3").replace("310P3", "310B1"))
+        assert of_the_device().needs == "the chip Ascend310P3: here is Ascend310B1, Ascend910B3"
+
+
+@pytest.mark.usefixtures("double")
+def test_the_double_is_no_device_to_build_for() -> None:
+    assert not of_the_device().runs
+    assert of_the_device().needs == "a device: mindietorch is the tests' double"
 
 
 def test_another_chip_is_a_gap(tools: Path) -> None:

@@ -223,7 +223,7 @@ def test_a_device_target_is_not_available_here(
     expect_nothing(
         store,
         TargetUnavailable,
-        "E_TARGET_UNAVAILABLE",
+        "E_EXTRA_MISSING",
         6,
         lambda: build_bundle(str(card), npz, Options(store=store, targets=("ascend310p3",))),
     )
@@ -251,7 +251,8 @@ def test_a_target_that_nobody_knows_is_bad_input(
     [
         ({"version": "1.0"}, "E_ARGUMENT"),
         ({"targets": ("gpu",)}, "E_TARGET_UNKNOWN"),
-        ({"targets": ("ascend310p3-fp16-b1-o2",)}, "E_TARGET_UNAVAILABLE"),
+        ({"targets": ("ascend310p3-fp16-b1-o2",)}, "E_TARGET_UNKNOWN"),
+        ({"targets": ("ascend310p3",)}, "E_EXTRA_MISSING"),
     ],
 )
 def test_a_wrong_option_is_refused_before_the_checkpoint_is_looked_for(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from vitaie.runtime import _onnxruntime, _timing
+from vitaie.runtime import _ascend, _onnxruntime, _timing
 
 TICK_NS = 1_000
 COST_NS = 10_000_000
@@ -37,6 +37,7 @@ class Engine(_onnxruntime.Engine):
 
 
 def run(engine: type[_onnxruntime.Engine]) -> None:
-    """Be the timing process, with this engine and this clock."""
-    setattr(_onnxruntime, "Engine", engine)  # noqa: B010, a type checker would not have it assigned
+    """Be the timing process, with this engine and this clock, whatever the target."""
+    for module in (_onnxruntime, _ascend):
+        setattr(module, "Engine", engine)  # noqa: B010, a type checker would not have it assigned
     _timing.main(clock)

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from vitaie.builder.staged import with_records, write_records
-from vitaie.builder.store import copy_tree, publication, versions
-from vitaie.manifests.errors import BundleError, InputError, StoreError
+from vitaie.builder.staged import (
+    check_newest,
+    check_verdict,
+    store_of,
+    with_records,
+    write_records,
+)
+from vitaie.builder.store import copy_tree, publication
+from vitaie.manifests.errors import StoreError
 from vitaie.runtime._bundle import open_bundle
 from vitaie.runtime._claim import silent
 from vitaie.runtime._evidence import Evidence, check_subject, read_evidence
@@ -64,9 +69,9 @@ def attach(
         folder, manifest = opened.folder.resolve(), opened.manifest
         opened.check()
     _check_records(manifest, found)
-    store = _store(folder, manifest)
+    store = store_of(folder, manifest)
     with publication(store, manifest.name) as draft:
-        _check_newest(store, manifest)
+        check_newest(store, manifest, "Attach to")
         say("copy")
         copy_tree(folder, draft.folder)
         evidence = [each for _, each in found]
@@ -74,7 +79,7 @@ def attach(
         write_records(draft.folder, fields, evidence)
         say("verify")
         verdict = verify(draft.folder)
-        _check_verdict(verdict)
+        check_verdict(verdict)
         say("publish")
         return Attached(draft.publish(), tuple(each.path for each in evidence), verdict)
 
@@ -86,29 +91,3 @@ def _check_records(manifest: Manifest, found: Sequence[tuple[Path, Evidence]]) -
         if evidence.path in known:
             raise StoreError("E_RECORD_TWICE", file, got=evidence.path)
         known.add(evidence.path)
-
-
-def _store(folder: Path, manifest: Manifest) -> Path:
-    """Return the store that a bundle's version lies in."""
-    if (folder.parent.name, folder.name) != (manifest.name, manifest.version):
-        expected = f"a folder {manifest.name}/{manifest.version} in a store"
-        hint = "Put a copy of it there, as it was published."
-        raise InputError("E_STORE_PATH", folder, expected=expected, hint=hint)
-    return folder.parent.parent
-
-
-def _check_newest(store: Path, manifest: Manifest) -> None:
-    """Refuse to go on from a version that is not the newest: its successor would lack things."""
-    newest = versions(store, manifest.name)[-1:]
-    if newest != [manifest.version]:
-        place = store / manifest.name
-        with suppress(OSError):
-            place = Path(os.path.relpath(place))
-        hint = f"Attach to the newest: {place}."
-        raise StoreError("E_STORE_NEWER", place, expected=manifest.version, got=newest, hint=hint)
-
-
-def _check_verdict(verdict: Verdict) -> None:
-    for claim in verdict.claims:
-        if claim.status == "false":
-            raise BundleError("E_CLAIM_FALSE", claim.claim, got=claim.detail)

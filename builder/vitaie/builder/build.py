@@ -17,6 +17,7 @@ from collections.abc import Container, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +25,17 @@ import numpy as np
 
 from vitaie.builder import toolchain
 from vitaie.builder.checkpoint import Checkpoint, check, read_checkpoint
+from vitaie.builder.compile import (
+    DEVICE,
+    Compared,
+    DeviceOptions,
+    check_options,
+    open_ready,
+    publish_staged,
+    stage_targets,
+    staging_steps,
+)
+from vitaie.builder.compile import Watch as DeviceWatch
 from vitaie.builder.files import artifacts
 from vitaie.builder.goldens import Golden, encode_npy, encode_png, read_goldens
 from vitaie.builder.module import convert, import_timm
@@ -32,7 +44,7 @@ from vitaie.builder.store import check_version, publication
 from vitaie.builder.torchscript import StoredTensor, export_torchscript
 from vitaie.manifests.card import Card, load_card
 from vitaie.manifests.digests import sha256
-from vitaie.manifests.errors import BuildError, CheckpointError, InputError, TargetUnavailable
+from vitaie.manifests.errors import BuildError, CheckpointError, InputError
 from vitaie.manifests.manifest import Manifest
 from vitaie.runtime._bundle import MANIFEST_NAME, open_bundle
 from vitaie.runtime._bytes import available_cpus
@@ -54,9 +66,6 @@ if TYPE_CHECKING:
 ONNX_TARGET = "onnxruntime-cpu-fp32"
 TORCHSCRIPT_TARGET = "torchscript-cpu-fp32"
 TARGETS = (ONNX_TARGET, TORCHSCRIPT_TARGET)
-DEVICE = "ascend310p3"
-"""What the ids of its targets begin with; known here, and not built."""
-
 TOLERANCE = 1e-4
 """What a target's logits may differ from the source model's, relative to the largest logit."""
 
@@ -85,14 +94,30 @@ class Options:
     targets: tuple[str, ...] = ()
     optim_level: int | None = 2  # None: the fastest, which only ``measure`` can find
     measure: Wanted | None = None
+    device: DeviceOptions = DeviceOptions()  # of what ``targets`` asks for
+
+    @property
+    def compiled(self) -> DeviceOptions | None:
+        """What is compiled for a device, and measured in the place of the CPU's targets."""
+        return self.device if DEVICE in self.targets else None
+
+    @property
+    def measured(self) -> str:
+        """The id of the CPU's target that is measured."""
+        torchscript = self.targets == (TORCHSCRIPT_TARGET,)
+        return TORCHSCRIPT_TARGET if torchscript else ONNX_TARGET
 
 
 class Built(NamedTuple):
-    """A published bundle and the verdict it passed, which is of before it was measured."""
+    """A published bundle and the verdict it passed, which is of before it was measured.
+
+    ``compared`` are its device's targets beside the source model.
+    """
 
     path: Path
     manifest: Manifest
     verdict: Verdict
+    compared: tuple[Compared, ...] = ()
 
 
 class _Probe(NamedTuple):
@@ -109,6 +134,7 @@ def build_bundle(
     *,
     progress: Callable[[str], None] | None = None,
     images: Callable[[Progress], None] | None = None,
+    compared: Callable[[Compared], None] | None = None,
 ) -> Built:
     """Make a bundle from a checkpoint, and publish it once every check has passed.
 
@@ -118,10 +144,12 @@ def build_bundle(
         options: All else.
         progress: Called with each of ``steps_of(options)`` as it starts.
         images: Called while accuracy is measured.
+        compared: Called with each target of a device, as it compares with the source model.
 
     Raises:
         InputError: The variant, the checkpoint, a golden or an option is at fault.
-        TargetUnavailable: A target is one that cannot be built here.
+        TargetUnavailable: A device's target was asked for, and its package or the device is not
+            there or refuses; nothing was begun but for ``E_COMPILE``.
         BuildError: Something made from the checkpoint does not give its logits.
         GateError: What was measured does not pass a gate.
         StoreError: The version exists, or another process is building this name.
@@ -141,6 +169,8 @@ def build_bundle(
     commands = [_command(variant, checkpoint, profile, options, level) for level in levels]
     facts = toolchain.describe(commands[0])
     _check_wanted(options, card)
+    compiled = options.compiled
+    ready = None if compiled is None else open_ready(compiled)
     with ExitStack() as stack:
         arrays = stack.enter_context(read_checkpoint(checkpoint))
         check(arrays, card)
@@ -190,13 +220,20 @@ def build_bundle(
             say("verify")
             verdicts.append(verify(draft.folder, known=known))
             _check_verdict(verdicts[-1])
+        if compiled is not None and ready is not None:
+            watch = DeviceWatch(say, compared or _no_comparison, images or _no_images)
+            base = verdicts[0].manifest.model_dump(mode="json")
+            made = stage_targets(draft, base, compiled, ready, watch)
+            return Built(*publish_staged(draft, options.store, made, options.measure, watch))
         if options.measure is not None:
             from vitaie.builder import measure  # what it needs takes time to import
 
-            candidates = [verdict.manifest for verdict in verdicts]
-            staged = measure.Staged(draft.folder, candidates, options.store, draft.publish)
-            watch = measure.Watch(say, images or _no_images)
-            path, manifest = measure.measure_and_publish(staged, options.measure, watch)
+            names = (options.measured,) * len(options.measure.batch_sizes)
+            candidates = [measure.Candidate(verdict.manifest, names) for verdict in verdicts]
+            show = partial(measure.show_manifest, draft.folder)
+            staged = measure.Staged(draft.folder, candidates, options.store, show, draft.publish)
+            timing = measure.Watch(say, images or _no_images)
+            path, manifest = measure.measure_and_publish(staged, options.measure, timing)
             content = manifest.content_digest
             chosen = [found for found in verdicts if found.manifest.content_digest == content]
             return Built(path, manifest, chosen[0])
@@ -209,6 +246,8 @@ def steps_of(options: Options) -> tuple[str, ...]:
     levels = 1 if options.optim_level is not None else len(LEVELS)
     names = (*STEPS, *(_STEPS_OF_A_LEVEL * levels))
     wanted = options.measure
+    if options.compiled is not None:
+        return (*names, *staging_steps(options.compiled, wanted), "publish")
     if wanted is not None and wanted.speed:
         names += ("speed", *(f"speed at batch {size}" for size in wanted.batch_sizes[1:]))
     if wanted is not None and wanted.data is not None:
@@ -221,19 +260,25 @@ def _check_wanted(options: Options, card: Card) -> None:
     if options.measure is not None:
         from vitaie.builder.measure import check_wanted
 
-        check_wanted(options.measure, card)
+        check_wanted(options.measure, card.name, [label.id for label in card.labels])
+    if options.compiled is not None:
+        check_options(options.compiled, options.measure)
     if options.optim_level is not None:
         return
     if options.measure is None or not options.measure.speed:
         got, hint = "auto, and no speed is measured", "Leave --skip-measure out, or name a level."
         raise InputError("E_ARGUMENT", "optim_level", got=got, hint=hint)
-    if options.measure.target != ONNX_TARGET:
-        got, expected = options.measure.target, f"{ONNX_TARGET}, which alone has levels"
+    if options.measured != ONNX_TARGET:
+        got, expected = options.measured, f"{ONNX_TARGET}, which alone has levels"
         raise InputError("E_ARGUMENT", "--target", expected=expected, got=got)
 
 
 def _no_images(progress: Progress) -> None:
     """Report no images."""
+
+
+def _no_comparison(compared: Compared) -> None:
+    """Report no comparison."""
 
 
 @contextmanager
@@ -259,17 +304,11 @@ def _release_memory() -> None:
 
 
 def _check_targets(targets: Sequence[str]) -> None:
-    """Refuse a target that nobody knows, and then one that only a device's own vitaie builds."""
+    """Refuse a target that nobody knows."""
+    known = (*TARGETS, "cpu", DEVICE)
     for target in targets:
-        if target.partition("-")[0] == DEVICE:
-            raise TargetUnavailable(
-                "E_TARGET_UNAVAILABLE",
-                target,
-                expected=" or ".join(TARGETS),
-                hint="This vitaie builds for the CPU only.",
-            )
-        if target not in (*TARGETS, "cpu"):
-            expected = " or ".join((*TARGETS, "cpu"))
+        if target not in known:
+            expected = " or ".join(known)
             raise InputError("E_TARGET_UNKNOWN", "--target", expected=expected, got=target)
 
 

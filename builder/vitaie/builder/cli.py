@@ -4,6 +4,7 @@
 
 import importlib.util
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -11,7 +12,7 @@ import typer
 
 from vitaie.manifests.errors import InputError, TargetUnavailable, VitaieError, printable
 from vitaie.runtime._bundle import open_bundle
-from vitaie.runtime._cli import claims_output, measured_lines, verify_command
+from vitaie.runtime._cli import claims_output, measured_lines, outside_of, verify_command
 from vitaie.runtime._command import (
     BundlePath,
     Json,
@@ -28,19 +29,42 @@ from vitaie.runtime._command import (
     suggest,
     utf8,
 )
+from vitaie.runtime._comparison import describe, message, same
 from vitaie.runtime._files import check_output, write_output
 from vitaie.runtime._journal import Interrupted
 from vitaie.runtime._torchscript import need_room
 
 if TYPE_CHECKING:
+    from vitaie.builder.compile import Compared, DeviceOptions
     from vitaie.builder.measure import Wanted
     from vitaie.manifests.card import Profile
     from vitaie.manifests.manifest import Manifest
+    from vitaie.manifests.outputs import CompiledTargetOutput
+    from vitaie.runtime._ascend import Precision
 
 _PROFILES: dict[str, "Profile"] = {"timm": "timm", "modelzoo": "modelzoo"}
 
 _REQUIRE: Any = typer.Option(
     "--require", metavar="GATE", help="A gate, such as 'top1>=84.0' (repeatable)."
+)
+_DATA: Any = typer.Option(
+    "--data", metavar="DIR", help="Measure accuracy on a dataset, as vitaie eval does."
+)
+_LABELS: Any = typer.Option("--labels", metavar="FILE", help="A flat dataset's labels; looked for.")
+_ALLOW_MISSING: Any = typer.Option(
+    "--allow-missing", metavar="N", help="How many images may be unreadable."
+)
+_SKIP_MEASURE: Any = typer.Option("--skip-measure", help="No speed, and accuracy only with --data.")
+_PRECISION: Any = typer.Option(
+    "--precision",
+    metavar="fp16|fp32|pref_fp32|pref_fp16",
+    help="What the device computes in.",
+)
+_DEVICE_ID: Any = typer.Option(
+    "--device-id", metavar="K", help="The device that compiles and measures."
+)
+_ALLOW_FALLBACK: Any = typer.Option(
+    "--allow-fallback", help="Let operators that the compiler cannot take run outside the device."
 )
 
 app = new_app("Make, check and describe Vision Transformer bundles.")
@@ -146,36 +170,35 @@ def bundle(
     ] = None,
     target: Annotated[
         Optional[list[str]],
-        typer.Option("--target", metavar="ID", help="cpu: both CPU targets are always built."),
+        typer.Option(
+            "--target",
+            metavar="ID",
+            help="cpu: both CPU targets are always built; ascend310p3: compile too (repeatable).",
+        ),
     ] = None,
     optim_level: Annotated[
         str,
         typer.Option(
             "--optim-level",
             metavar="0|1|2|auto",
-            help="ONNX Runtime's graph optimisation: none, basic, all, or what is fastest.",
+            help="ONNX Runtime's graph optimisation: none, basic, all, or what is fastest;"
+            " with ascend310p3 its compiler's.",
         ),
     ] = "2",
+    precision: Annotated[str, _PRECISION] = "fp16",
     batch_size: Annotated[
         Optional[list[int]],
         typer.Option(
             metavar="N", help="Measure speed at this batch size; gates by the first (repeatable)."
         ),
     ] = None,
-    data: Annotated[
-        Optional[Path],
-        typer.Option(metavar="DIR", help="Measure accuracy on a dataset, as vitaie eval does."),
-    ] = None,
-    labels: Annotated[
-        Optional[Path], typer.Option(metavar="FILE", help="A flat dataset's labels; looked for.")
-    ] = None,
-    allow_missing: Annotated[
-        int, typer.Option(metavar="N", help="How many images may be unreadable.")
-    ] = 0,
+    device_id: Annotated[int, _DEVICE_ID] = 0,
+    allow_fallback: Annotated[bool, _ALLOW_FALLBACK] = False,
+    data: Annotated[Optional[Path], _DATA] = None,
+    labels: Annotated[Optional[Path], _LABELS] = None,
+    allow_missing: Annotated[int, _ALLOW_MISSING] = 0,
     require: Annotated[Optional[list[str]], _REQUIRE] = None,
-    skip_measure: Annotated[
-        bool, typer.Option("--skip-measure", help="No speed, and accuracy only with --data.")
-    ] = False,
+    skip_measure: Annotated[bool, _SKIP_MEASURE] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -186,8 +209,10 @@ def bundle(
 
     Example: vitaie-build bundle vit_base_patch16_224 --checkpoint vit_base_patch16_224.npz
     """
-    wanted = _wanted(data, labels, allow_missing, require, target, batch_size, skip_measure)
+    wanted = _wanted(data, labels, allow_missing, require, batch_size, skip_measure)
     level = _level(optim_level)
+    device = _device_options(precision, level, batch_size, device_id, allow_fallback)
+    on_device = _DEVICE in (target or ())
     _need_builder()
     from vitaie.builder.build import Options, build_bundle, steps_of
     from vitaie.manifests.card import load_card
@@ -200,13 +225,21 @@ def bundle(
         preprocess=_profile(preprocess),
         goldens=tuple(golden or ()),
         targets=tuple(target or ()),
-        optim_level=level,
+        optim_level=2 if on_device else level,
         measure=wanted,
+        device=device,
     )
     names = steps_of(options)
     try:
         with log_to_stderr(quiet), steps(names, quiet) as start, counting(quiet) as images:
-            built = build_bundle(variant, checkpoint, options, progress=start, images=images)
+            built = build_bundle(
+                variant,
+                checkpoint,
+                options,
+                progress=start,
+                images=images,
+                compared=_show_compared(as_json),
+            )
     except Interrupted as error:
         hint = f"Run the same command again: accuracy goes on after {error.images:,} images."
         raise VitaieError("E_INTERRUPTED", "vitaie-build bundle", hint=hint) from None
@@ -219,6 +252,7 @@ def bundle(
             BundleOutput(
                 **_version_fields(built.path, manifest),
                 claims=claims_output(built.path, built.verdict),
+                compiled=[_compiled_target(each) for each in built.compared],
                 accuracy=list(manifest.accuracy),
                 performance=list(manifest.performance),
                 gates=list(manifest.gates),
@@ -234,7 +268,6 @@ def _wanted(
     labels: Optional[Path],
     allow_missing: int,
     require: Optional[list[str]],
-    target: Optional[list[str]],
     batch_size: Optional[list[int]],
     skip_measure: bool,
 ) -> "Optional[Wanted]":
@@ -247,13 +280,11 @@ def _wanted(
     if labels is not None and data is None:
         raise InputError("E_ARGUMENT", "--labels", expected="a dataset with it: --data DIR")
     gates = tuple(dict.fromkeys(parse_gate(text) for text in require or ()))
-    torchscript = target == ["torchscript-cpu-fp32"]
     return Wanted(
         data=data,
         labels=labels,
         allow_missing=allow_missing,
         gates=gates,
-        target="torchscript-cpu-fp32" if torchscript else "onnxruntime-cpu-fp32",
         batch_sizes=tuple(batch_size or (1,)),
         speed=not skip_measure,
     )
@@ -267,6 +298,145 @@ def _version_fields(path: Path, manifest: "Manifest") -> dict[str, Any]:
         "content_digest": manifest.content_digest,
         "size": sum(artifact.size for artifact in manifest.artifacts),
     }
+
+
+@app.command("compile")
+def compile_command(
+    bundle: BundlePath,
+    target: Annotated[
+        str, typer.Option("--target", metavar="ID", help="ascend310p3.")
+    ] = "ascend310p3",
+    optim_level: Annotated[
+        str,
+        typer.Option(
+            "--optim-level",
+            metavar="0|1|2|auto",
+            help="None, graph, operators (1 and 2 tune on the device), or what is fastest.",
+        ),
+    ] = "2",
+    precision: Annotated[str, _PRECISION] = "fp16",
+    batch_size: Annotated[
+        Optional[list[int]],
+        typer.Option(metavar="N", help="One module for each; gates by the first (repeatable)."),
+    ] = None,
+    device_id: Annotated[int, _DEVICE_ID] = 0,
+    allow_fallback: Annotated[bool, _ALLOW_FALLBACK] = False,
+    data: Annotated[Optional[Path], _DATA] = None,
+    labels: Annotated[Optional[Path], _LABELS] = None,
+    allow_missing: Annotated[int, _ALLOW_MISSING] = 0,
+    require: Annotated[Optional[list[str]], _REQUIRE] = None,
+    skip_measure: Annotated[bool, _SKIP_MEASURE] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compile a bundle's model for a device: the next minor version, with a target for each batch.
+
+    What is compiled is compared with the source model, measured, and judged by every gate before
+    anything is published. It needs torch and the device's package. The path is the last line.
+
+    Example: vitaie-build compile bundles/vit_base_patch16_224 --target ascend310p3 --precision fp16
+    """
+    wanted = _wanted(data, labels, allow_missing, require, batch_size, skip_measure)
+    level = _level(optim_level)
+    options = _device_options(precision, level, batch_size, device_id, allow_fallback)
+    if target != _DEVICE:
+        raise InputError("E_TARGET_UNKNOWN", "--target", expected=_DEVICE, got=target)
+    _need_torch()
+    from vitaie.builder import compile as compiling
+    from vitaie.manifests.outputs import CompileOutput
+
+    names = compiling.steps_of(options, wanted)
+    try:
+        with log_to_stderr(quiet), steps(names, quiet) as start, counting(quiet) as images:
+            watch = compiling.Watch(start, _show_compared(as_json), images)
+            done = compiling.compile_bundle(bundle, options, wanted, watch)
+    except Interrupted as error:
+        hint = f"Run the same command again: accuracy goes on after {error.images:,} images."
+        raise VitaieError("E_INTERRUPTED", "vitaie-build compile", hint=hint) from None
+    manifest = done.manifest
+    for line in measured_lines(manifest):
+        say(line, quiet)
+    suggest(quiet, "vitaie", "verify", done.path)
+    if as_json:
+        print_json(
+            CompileOutput(
+                **_version_fields(done.path, manifest),
+                claims=claims_output(done.path, done.verdict),
+                compiled=[_compiled_target(each) for each in done.compared],
+                accuracy=list(manifest.accuracy),
+                performance=list(manifest.performance),
+                gates=list(manifest.gates),
+                levels=list(manifest.levels),
+            )
+        )
+    else:
+        print(done.path)
+
+
+_DEVICE = "ascend310p3"
+
+
+def _device_options(
+    precision: str,
+    level: Optional[int],
+    batch_size: Optional[list[int]],
+    device_id: int,
+    allow_fallback: bool,
+) -> "DeviceOptions":
+    """Return what is to be compiled; its own module judges the numbers."""
+    from vitaie.builder.compile import DeviceOptions
+
+    named = _precision(precision)
+    return DeviceOptions(named, level, tuple(batch_size or (1,)), device_id, allow_fallback)
+
+
+def _precision(name: str) -> "Precision":
+    from vitaie.runtime._ascend import PRECISIONS
+
+    for known in PRECISIONS:
+        if name == known:
+            return known
+    expected = ", ".join(PRECISIONS)
+    raise InputError("E_ARGUMENT", "--precision", expected=expected, got=name)
+
+
+def _show_compared(as_json: bool) -> "Callable[[Compared], None]":
+    """Return what prints a comparison as it is made, the vendor's line last."""
+
+    def show(compared: "Compared") -> None:
+        target, found = compared
+        print(f"{target.id}: {describe(found, target.tolerance)}")
+        if target.operators_outside:
+            print(f"{target.id}: {outside_of(target)}")
+        print(message(same(found, target.tolerance), by_double=target.by_double), flush=True)
+
+    return (lambda compared: None) if as_json else show
+
+
+def _compiled_target(compared: "Compared") -> "CompiledTargetOutput":
+    from vitaie.manifests.contents import AFTER, BEFORE
+    from vitaie.manifests.outputs import CompiledTargetOutput
+
+    target, found = compared
+    return CompiledTargetOutput(
+        id=target.id,
+        target_digest=target.target_digest,
+        double=target.by_double,
+        soc_version=str(target.options["soc_version"]),
+        operators_before=int(target.options[BEFORE]),
+        operators_after=int(target.options[AFTER]),
+        operators_outside=list(target.operators_outside),
+        placement=target.placement,
+        images=found.images,
+        cosine=found.cosine,
+        distance=found.distance,
+        max_abs_diff=found.max_abs_diff,
+        max_rel_diff=found.max_rel_diff,
+        top1_equal=found.top1,
+        top5_equal=found.top5,
+        tolerance=target.tolerance,
+        message=message(same(found, target.tolerance), by_double=target.by_double),
+    )
 
 
 @app.command()

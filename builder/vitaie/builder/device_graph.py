@@ -107,6 +107,11 @@ def check_unfused(operators: Operators) -> None:
 def count_operators(module: torch.jit.ScriptModule) -> Operators:
     """Return how often each ``aten`` operator stands in a module's graph, all calls inlined."""
     graph: Any = module.inlined_graph
+    return count_in(graph)
+
+
+def count_in(graph: Any) -> Operators:
+    """Return how often each ``aten`` operator stands in a graph of torch's."""
     found = Counter(_kinds(graph.nodes()))
     return Operators({name: found[name] for name in sorted(found)})
 

@@ -10,7 +10,8 @@ import sys
 from typing import Optional
 
 from vitaie.builder import toolchain
-from vitaie.builder.build import DEVICE, ONNX_TARGET, TORCHSCRIPT_TARGET
+from vitaie.builder.build import ONNX_TARGET, TORCHSCRIPT_TARGET
+from vitaie.builder.compile import DEVICE, SOC
 from vitaie.manifests.errors import printable
 from vitaie.manifests.outputs import (
     AscendOutput,
@@ -25,7 +26,6 @@ from vitaie.runtime._bytes import available_cpus
 _BUILDER = ("torch", "torchvision", "timm", "onnx")
 _PACKAGES = ("vitaie", *_BUILDER, "onnxruntime", "numpy", "pillow", "pydantic", "typer", "tqdm")
 _PROBE_S = 300  # a compiler's first run is slow; one that hangs must not hang the doctor
-_DEFAULT_SOC = "Ascend310P3"
 _VENDOR = ("torch_aie", "mindietorch", "torch_npu")
 
 
@@ -40,6 +40,7 @@ def examine(probe_device: Optional[int] = None) -> DoctorOutput:
     needs_torch = "the extra [torch]" if "torch" in missing else ""
     vendor = [name for name in _VENDOR if importlib.util.find_spec(name) is not None]
     machine = _ascend_machine.look()
+    lacking = _lacking_for_device(machine)
     return DoctorOutput(
         python=platform.python_version(),
         machine=f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -58,21 +59,27 @@ def examine(probe_device: Optional[int] = None) -> DoctorOutput:
                 runs=not needs_torch,
                 needs=needs_builder or needs_torch,
             ),
-            TargetOutput(
-                id=DEVICE,
-                builds=False,
-                runs=False,
-                needs="a vitaie that compiles for it: this one builds for the CPU only",
-            ),
+            TargetOutput(id=DEVICE, builds=not lacking, runs=not lacking, needs=lacking),
         ],
     )
+
+
+def _lacking_for_device(machine: _ascend_machine.Machine) -> str:
+    """Return what is missing for a device's target, as far as can be seen without the device."""
+    lacking = _ascend.missing()
+    name = _ascend.installed()
+    if not lacking and name is not None and _ascend.version(name) == _ascend.DOUBLE:
+        return f"a device: {name} is the tests' double"
+    if not lacking and machine.socs and SOC not in machine.socs:
+        return f"the chip {SOC}: here is {', '.join(machine.socs)}"
+    return lacking
 
 
 def _ascend_of(machine: _ascend_machine.Machine, probe_device: Optional[int]) -> AscendOutput:
     name = _ascend.installed()
     version = None if name is None else _ascend.version(name)
     gaps = _gaps(machine, name)
-    soc = machine.socs[0] if machine.socs else _DEFAULT_SOC
+    soc = machine.socs[0] if machine.socs else SOC
     return AscendOutput(
         package=name,
         package_version=version,
@@ -101,9 +108,9 @@ def _gaps(machine: _ascend_machine.Machine, package: Optional[str]) -> list[tupl
         )
     if machine.complaint:
         gaps.append((machine.complaint, "run npu-smi info, and see what it says of the chip"))
-    elif _DEFAULT_SOC not in machine.socs:
+    elif SOC not in machine.socs:
         seen = ", ".join(machine.socs)
-        gaps.append((f"the chip is {seen}", f"vitaie knows {_DEFAULT_SOC} alone"))
+        gaps.append((f"the chip is {seen}", f"vitaie knows {SOC} alone"))
     if machine.toolkit is None:
         gaps.append(("CANN is not installed, or its set_env.sh not read", "source its set_env.sh"))
     elif machine.cann == _ascend_machine.UNKNOWN:

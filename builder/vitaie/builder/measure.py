@@ -31,7 +31,6 @@ from vitaie.runtime._files import disk_errors, write_output
 from vitaie.runtime._timing import Timed
 
 if TYPE_CHECKING:
-    from vitaie.manifests.card import Card
     from vitaie.manifests.contents import LevelRecord
     from vitaie.manifests.manifest import Manifest, Target
     from vitaie.manifests.measurement import AccuracyMeasurement
@@ -53,7 +52,6 @@ class Wanted:
         labels: Its file of labels, if it is flat; looked for when None.
         allow_missing: How many of its images may be unreadable.
         gates: All must pass.
-        target: The id of the target that is measured.
         batch_sizes: Speed is measured at each; gates and levels are judged by the first.
         speed: Whether speed is measured.
     """
@@ -62,7 +60,6 @@ class Wanted:
     labels: Path | None = None
     allow_missing: int = 0
     gates: tuple[Gate, ...] = ()
-    target: str = "onnxruntime-cpu-fp32"
     batch_sizes: tuple[int, ...] = (1,)
     speed: bool = True
 
@@ -75,13 +72,30 @@ class Watch:
     images: Callable[[_evaluate.Progress], None]
 
 
+class Candidate(NamedTuple):
+    """A manifest that may ship, and the target that is measured at each of the batch sizes."""
+
+    manifest: Manifest
+    targets: Sequence[str]
+
+
 @dataclass
 class _Attempt:
     """A candidate and what is known of it so far; the first speed is the one that is judged."""
 
-    manifest: Manifest
+    candidate: Candidate
     speeds: list[Evidence] = field(default_factory=lambda: list[Evidence]())
     accuracy: Evidence | None = None
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.candidate.manifest
+
+    @property
+    def target(self) -> Target:
+        """The one that accuracy and gates are of."""
+        name = self.candidate.targets[0]
+        return next(target for target in self.manifest.targets if target.id == name)
 
     @property
     def evidence(self) -> list[Evidence]:
@@ -92,15 +106,17 @@ class Staged(NamedTuple):
     """A bundle that is ready but for its measurements.
 
     Attributes:
-        folder: The staging folder; its manifest is one of ``candidates``.
-        candidates: The manifests to choose from, one for each level, the lowest first.
+        folder: The staging folder.
+        candidates: What to choose from, one for each level, the lowest first.
         store: The store that it will be published in.
+        show: Makes the folder one of the candidates.
         publish: Publishes what is in the folder then.
     """
 
     folder: Path
-    candidates: Sequence[Manifest]
+    candidates: Sequence[Candidate]
     store: Path
+    show: Callable[[Manifest], None]
     publish: Callable[[], Path]
 
 
@@ -111,8 +127,18 @@ class Published(NamedTuple):
     manifest: Manifest
 
 
-def check_wanted(wanted: Wanted, card: Card) -> None:
+def show_manifest(folder: Path, manifest: Manifest) -> None:
+    """Make a staged bundle the candidate of a manifest, where nothing else differs."""
+    (folder / MANIFEST_NAME).write_bytes(manifest.to_bytes())
+
+
+def check_wanted(wanted: Wanted, name: str, class_ids: Sequence[str]) -> None:
     """Refuse what could not be measured or decided, before anything is built.
+
+    Args:
+        wanted: What is to be measured.
+        name: The model's.
+        class_ids: The id of each of its classes, in output order.
 
     Raises:
         InputError: The dataset is none of this model, or a batch size is not 1 to 1024.
@@ -123,17 +149,26 @@ def check_wanted(wanted: Wanted, card: Card) -> None:
         if not (wanted.speed if of_speed else wanted.data):
             got = "speed is not measured" if of_speed else "no dataset to measure accuracy on"
             hint = "Leave --skip-measure out." if of_speed else "Name one with --data DIR."
-            raise GateError("E_GATE_UNDECIDABLE", card.name, field=str(gate), got=got, hint=hint)
-    for size in wanted.batch_sizes:
-        if not 1 <= size <= _MAX_BATCH or wanted.batch_sizes.count(size) > 1:
-            expected = f"1 to {_MAX_BATCH}, each once"
-            raise InputError("E_ARGUMENT", "batch_size", expected=expected, got=size)
+            raise GateError("E_GATE_UNDECIDABLE", name, field=str(gate), got=got, hint=hint)
+    check_batch_sizes(wanted.batch_sizes)
     if wanted.allow_missing < 0:
         least = "at least 0"
         raise InputError("E_ARGUMENT", "allow_missing", expected=least, got=wanted.allow_missing)
     if wanted.data is not None:
-        ids = [label.id for label in card.labels]
-        read_dataset(wanted.data, wanted.labels, class_ids=ids, classes=card.model.classes)
+        classes = len(class_ids)
+        read_dataset(wanted.data, wanted.labels, class_ids=class_ids, classes=classes)
+
+
+def check_batch_sizes(sizes: Sequence[int]) -> None:
+    """Refuse what no call could be made of.
+
+    Raises:
+        InputError: ``E_ARGUMENT``, one is not 1 to 1024, or stands there twice.
+    """
+    for size in sizes:
+        if not 1 <= size <= _MAX_BATCH or sizes.count(size) > 1:
+            expected = f"1 to {_MAX_BATCH}, each once"
+            raise InputError("E_ARGUMENT", "batch_size", expected=expected, got=size)
 
 
 def measure_and_publish(staged: Staged, wanted: Wanted, watch: Watch) -> Published:
@@ -156,7 +191,7 @@ class _Measuring:
         self._staged = staged
         self._wanted = wanted
         self._watch = watch
-        self._attempts = [_Attempt(manifest) for manifest in staged.candidates]
+        self._attempts = [_Attempt(candidate) for candidate in staged.candidates]
         self._refused: list[_Attempt] = []
         self._published: Published | None = None
         self._photographs = wanted.data if wanted.labels is None else None
@@ -187,7 +222,7 @@ class _Measuring:
             sessions: list[_benchmark.Session] = []
             for attempt in self._attempts:
                 self._show(attempt)
-                session = stack.enter_context(self._session(self._wanted.batch_sizes[0], seed))
+                session = stack.enter_context(self._session(attempt, 0, seed))
                 seed = session.request.seed
                 sessions.append(session)
             runs: list[list[Timed]] = [[] for _ in sessions]
@@ -201,23 +236,27 @@ class _Measuring:
                 attempt.speeds.append(evidence_of(session.finish(timed).measurement))
 
     def _time_other_batches(self, attempt: _Attempt) -> None:
-        for size in self._wanted.batch_sizes[len(attempt.speeds) :] if attempt.speeds else ():
-            self._watch.step(f"speed at batch {size}")
+        sizes = self._wanted.batch_sizes
+        for index in range(len(attempt.speeds), len(sizes)) if attempt.speeds else ():
+            self._watch.step(f"speed at batch {sizes[index]}")
             self._show(attempt)
-            with self._session(size, None) as session:
+            with self._session(attempt, index, None) as session:
                 attempt.speeds.append(evidence_of(session.finish([session.time(0)]).measurement))
 
     @contextmanager
     def _session(
-        self, batch_size: int, seed: int | None
+        self, attempt: _Attempt, index: int, seed: int | None
     ) -> Generator[_benchmark.Session, None, None]:
-        """Open a session on photographs of the dataset; on the goldens where it has too few."""
+        """Open a session on photographs of the dataset; on the goldens where it has too few.
+
+        ``index`` is of the batch size.
+        """
 
         def opened(data: Path | None) -> AbstractContextManager[_benchmark.Session]:
             return _benchmark.open_session(
                 self._staged.folder,
-                target=self._wanted.target,
-                batch_size=batch_size,
+                target=attempt.candidate.targets[index],
+                batch_size=self._wanted.batch_sizes[index],
                 data=data,
                 seed=seed,
             )
@@ -257,15 +296,15 @@ class _Measuring:
             attempt.accuracy = evidence_of(measurement)
             self._conclude(attempt)
 
-        wanted, manifest = self._wanted, attempt.manifest
+        wanted, target = self._wanted, attempt.target
         assert wanted.data is not None
-        named = f"{wanted.target}, level {self._target(attempt).optim_level}"
-        home = self._staged.store / manifest.name
+        named = f"{target.id}, level {target.optim_level}"
+        home = self._staged.store / attempt.manifest.name
         _evaluate.evaluate(
             self._staged.folder,
             wanted.data,
             labels=wanted.labels,
-            target=wanted.target,
+            target=target.id,
             allow_missing=wanted.allow_missing,
             journal=_evaluate.journal_file(None, home, named, wanted.data),
             cache=_evaluate.cache_folder(),
@@ -293,12 +332,8 @@ class _Measuring:
         facts = facts_of(found[0], found[1])
         return [judge(gate, facts) for gate in self._wanted.gates]
 
-    def _target(self, attempt: _Attempt) -> Target:
-        targets = attempt.manifest.targets
-        return next(target for target in targets if target.id == self._wanted.target)
-
     def _gate_rows(self, attempt: _Attempt, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-        digest = self._target(attempt).target_digest
+        digest = attempt.target.target_digest
         return [
             {
                 "require": str(outcome.gate),
@@ -325,7 +360,7 @@ class _Measuring:
         same = ("target_digest", "boundary", "scenario", "batch_size", "fps", "verdict")
         row = {
             **{name: record[name] for name in same},
-            "optim_level": self._target(attempt).optim_level,
+            "optim_level": attempt.target.optim_level,
             "gates": self._gate_rows(attempt, outcomes),
             "latencies": speed.path,
             "predictions": None if attempt.accuracy is None else attempt.accuracy.path,
@@ -342,15 +377,16 @@ class _Measuring:
 
     def _show(self, attempt: _Attempt) -> None:
         """Make the staged bundle this candidate."""
-        (self._staged.folder / MANIFEST_NAME).write_bytes(attempt.manifest.to_bytes())
+        self._staged.show(attempt.manifest)
 
     def _publish(self, attempt: _Attempt, outcomes: Sequence[Outcome]) -> None:
         """Put the records into the staged bundle, check every byte of it again, and publish it."""
         self._watch.step("publish")
         fields = with_records(attempt.manifest, attempt.evidence)
-        fields["gates"] = self._gate_rows(attempt, outcomes)
+        fields["gates"] += self._gate_rows(attempt, outcomes)
         table = self._table(attempt)
-        fields["levels"] = [row.model_dump(mode="json") for row in table]
+        if table:
+            fields["levels"] = [row.model_dump(mode="json") for row in table]
         all_evidence = attempt.evidence if not table else self._all_evidence()
         manifest = write_records(self._staged.folder, fields, all_evidence)
         with open_bundle(self._staged.folder) as bundle:
@@ -376,7 +412,7 @@ class _Measuring:
                 {
                     "name": attempt.manifest.name,
                     "content_digest": attempt.manifest.content_digest,
-                    "target": self._wanted.target,
+                    "target": attempt.target.id,
                     "verdict": verdict,
                     "gates": self._gate_rows(attempt, outcomes),
                     "levels": [row.model_dump(mode="json") for row in self._table(None)],

@@ -99,7 +99,22 @@ class Publication:
         self._home = home
         self._lock = lock
         self._staged: Optional[os.stat_result] = None
+        self._aside: Optional[str] = None
         self._published = False
+
+    def aside(self) -> Path:
+        """Return a second folder of the same file system, for what may yet come into the first.
+
+        It goes when the block is left, published or not; a killed build's goes with the next one.
+
+        Raises:
+            DiskError: ``E_DISK``, it cannot be made.
+        """
+        if self._aside is None:
+            self._aside = _STAGING + secrets.token_hex(8)
+            with disk_errors(self._home):
+                os.mkdir(self._aside, 0o700, dir_fd=self._lock)
+        return self._home / self._aside
 
     def publish(self) -> Path:
         """Bring the files to the disk, then give their folder its version's name.
@@ -134,6 +149,9 @@ class Publication:
     def withdraw(self) -> None:
         """Undo what is not published: take the version's name back if need be, and remove it."""
         if self._published:
+            if self._aside is not None:
+                with suppress(OSError):
+                    _remove(self._aside, self._lock)
             return
         with suppress(OSError):
             found = os.stat(self.version, dir_fd=self._lock, follow_symlinks=False)

@@ -17,6 +17,7 @@ from vitaie.manifests.contents import (
     PerformanceRecord,
     PublishedAccuracy,
     Rate,
+    Tolerance,
 )
 from vitaie.manifests.manifest import Expected, Manifest, Model, Preprocess
 
@@ -236,10 +237,38 @@ class CheckpointOutput(_Output):
     parameters: int
 
 
+class CompiledTargetOutput(_Output):
+    """A target that was compiled for a device, and how it compares with the source model.
+
+    ``cosine`` is the least, ``distance`` (relative, Euclidean) and the differences the largest, of
+    ``images`` goldens and seeded images; ``top1_equal`` and ``top5_equal`` count those with the
+    same first class and first five. ``placement`` is the share of operators on the device.
+    """
+
+    id: str
+    target_digest: str
+    double: bool
+    soc_version: str
+    operators_before: int
+    operators_after: int
+    operators_outside: list[str]
+    placement: Optional[float]
+    images: int
+    cosine: float
+    distance: float
+    max_abs_diff: float
+    max_rel_diff: float
+    top1_equal: int
+    top5_equal: int
+    tolerance: Tolerance
+    message: str
+
+
 class BundleOutput(_Output):
     """``vitaie-build bundle``: the version that was published, and the verdict it passed.
 
-    ``accuracy`` to ``levels`` are the manifest's: empty where nothing was measured.
+    ``compiled`` are its targets of a device. ``accuracy`` to ``levels`` are the manifest's: empty
+    where nothing was measured.
     """
 
     path: str
@@ -248,10 +277,15 @@ class BundleOutput(_Output):
     content_digest: str
     size: int
     claims: list[ClaimOutput]
+    compiled: list[CompiledTargetOutput]
     accuracy: list[AccuracyRecord]
     performance: list[PerformanceRecord]
     gates: list[GateRecord]
     levels: list[LevelRecord]
+
+
+class CompileOutput(BundleOutput):
+    """``vitaie-build compile``: as ``bundle``; records of the version before are among them."""
 
 
 class AttachOutput(_Output):

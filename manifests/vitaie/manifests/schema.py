@@ -35,6 +35,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "output-checkpoint": outputs.CheckpointOutput,
     "output-bundle": outputs.BundleOutput,
     "output-analyze": outputs.AnalyzeOutput,
+    "output-compile": outputs.CompileOutput,
     "output-attach": outputs.AttachOutput,
     "output-gate": outputs.GateOutput,
     "report-refused": outputs.RefusalReport,
