@@ -4,7 +4,7 @@
 
 import importlib.util
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -32,13 +32,14 @@ from vitaie.runtime._command import (
 from vitaie.runtime._comparison import describe, message, same
 from vitaie.runtime._files import check_output, write_output
 from vitaie.runtime._journal import Interrupted
+from vitaie.runtime._model import DOUBLE
 from vitaie.runtime._torchscript import need_room
 
 if TYPE_CHECKING:
     from vitaie.builder.compile import Compared, DeviceOptions
     from vitaie.builder.measure import Wanted
     from vitaie.manifests.card import Profile
-    from vitaie.manifests.manifest import Manifest
+    from vitaie.manifests.manifest import Manifest, Target
     from vitaie.manifests.outputs import CompiledTargetOutput
     from vitaie.runtime._ascend import Precision
 
@@ -458,6 +459,7 @@ def attach(
 
     with steps(attaching.STEPS, quiet) as start:
         done = attaching.attach(bundle, records, progress=start)
+    _say_doubles(done.verdict.manifest.targets, quiet)
     suggest(quiet, "vitaie", "info", done.path)
     if as_json:
         print_json(
@@ -497,6 +499,7 @@ def gate(
 
     gates = [parse_gate(text) for text in require or ()]
     found = judge_bundle(bundle, gates, target=target, records=record or ())
+    _say_doubles([found.target], quiet)
     if as_json:
         rows = [
             JudgedGateOutput(
@@ -644,6 +647,12 @@ def doctor(
         raise TargetUnavailable("E_DEVICE", f"device {device_id}", field="probe", got=got)
     suggest(quiet, "vitaie-build", "variants")
     return 0
+
+
+def _say_doubles(targets: "Sequence[Target]", quiet: bool) -> None:
+    for target in targets:
+        if target.by_double:
+            say(f"{target.id}: {DOUBLE}", quiet)
 
 
 def _yes(value: bool) -> str:

@@ -28,6 +28,7 @@ from vitaie.manifests.measurement import (
 from vitaie.runtime._environment import peak_of
 from vitaie.runtime._evidence import dataset_digest, record_of
 from vitaie.runtime._goldens import golden_facts
+from vitaie.runtime._model import DOUBLE
 
 if TYPE_CHECKING:
     from vitaie.manifests.contents import (
@@ -150,9 +151,10 @@ class _Auditor:
             yield _compare(field, target.agreement.images, goldens, "the goldens")
 
     def unseen(self) -> Iterator[Finding]:
-        for index in range(len(self._manifest.targets)):
+        for index, target in enumerate(self._manifest.targets):
             field = f"targets[{index}].agreement"
-            yield Finding(field, None, None, "not checked", f"a model must run: {self._verify()}")
+            why = DOUBLE if target.by_double else f"a model must run: {self._verify()}"
+            yield Finding(field, None, None, "not checked", why)
         artifacts = self._manifest.artifacts
         sized = f"{len(artifacts)} files of {sum(each.size for each in artifacts):,} bytes"
         why = f"sized; only evidence and goldens' logits were hashed, no weights: {self._verify()}"

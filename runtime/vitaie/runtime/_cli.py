@@ -133,10 +133,12 @@ def outside_of(target: "Target") -> str:
 
 def measured_lines(manifest: "Manifest") -> list[str]:
     """Return what a bundle says of its measurements, one line each."""
-    ids = {
-        target.target_digest: target.id + f"; {DOUBLE}" * target.by_double
-        for target in manifest.targets
-    }
+    ids = {target.target_digest: target.id for target in manifest.targets}
+    doubles = {target.target_digest for target in manifest.targets if target.by_double}
+
+    def of_double(digest: str) -> str:
+        return f", {DOUBLE}" * (digest in doubles)
+
     lines: list[str] = []
     for record in manifest.accuracy:
         images = f"{record.top1.count:,} of {record.dataset.images:,} images of"
@@ -144,19 +146,26 @@ def measured_lines(manifest: "Manifest") -> list[str]:
         if record.source_top1 is not None:
             line += f", the source {record.source_top1.percent:.3f}%"
         missing = f", {record.dataset.missing} missing" * bool(record.dataset.missing)
-        lines.append(f"{line}{missing} ({ids[record.target_digest]}, {record.created})")
+        line += f"{missing} ({ids[record.target_digest]}, {record.created})"
+        lines.append(line + of_double(record.target_digest))
     for speed in manifest.performance:
         how = f"{speed.boundary}, {speed.scenario}, batch {speed.batch_size}, {speed.protocol}"
         counts = "" if speed.verdict == "VALID" else f" INVALID: {speed.reasons[0]};"
         line = f"{speed.fps:.2f} images a second:{counts} {how}, {speed.processor}"
-        lines.append(f"{line} ({ids[speed.target_digest]}, {speed.created})")
-    lines += [f"{gate.verdict}: {gate.require}: {gate.reason}" for gate in manifest.gates]
+        line += f" ({ids[speed.target_digest]}, {speed.created})"
+        lines.append(line + of_double(speed.target_digest))
+    lines += [
+        f"{gate.verdict}: {gate.require}: {gate.reason}{of_double(gate.target_digest)}"
+        for gate in manifest.gates
+    ]
+    of_levels = "".join(of_double(each.target_digest) for each in manifest.levels if each.chosen)
     for level in manifest.levels:
         gates = "".join(f", {gate.require} {gate.verdict}" for gate in level.gates)
         chosen = ", ships" * level.chosen
         invalid = " INVALID" * (level.verdict == "INVALID")
         lines.append(
             f"level {level.optim_level}: {level.fps:.2f} images a second{invalid}{gates}{chosen}"
+            f"{of_levels}"
         )
     return lines
 
