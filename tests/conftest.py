@@ -166,9 +166,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ids: list[str] = []
     open_engine = _model.open_engine
 
-    def spy(bundle: Bundle, target: Target, threads: int | None) -> Engine:
+    def spy(bundle: Bundle, target: Target, threads: int | None, device_id: int) -> Engine:
         ids.append(target.id)
-        return open_engine(bundle, target, threads)
+        return open_engine(bundle, target, threads, device_id)
 
     monkeypatch.setattr(_seeing, "open_engine", spy)
     return ids

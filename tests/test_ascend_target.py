@@ -4,7 +4,7 @@ when the double made it.
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -14,58 +14,13 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.support import ascend
-from tests.support.bundles import Document, copy_bundle, document, reseal
+from tests.support.ascend_target import BATCH, NAME, add_target
 from vitaie import runtime
-from vitaie.builder.device_graph import make_device_graph
-from vitaie.manifests.errors import TargetUnavailable
-from vitaie.runtime import _ascend, _cli
-from vitaie.runtime._ascend import CompileOptions
-from vitaie.runtime._bundle import open_bundle
+from vitaie.manifests.errors import InputError, TargetUnavailable
+from vitaie.runtime import _ascend, _cli, _timing
+from vitaie.runtime._benchmark import open_session
 from vitaie.runtime._command import run
 from vitaie.runtime._model import DOUBLE
-from vitaie.runtime._torchscript import load_module
-
-BATCH = 4
-NAME = "ascend310p3-fp32-b4-o0"
-
-
-def add_target(bundle: Path, folder: Path, profile: str, **changes: Any) -> Path:
-    """Return a copy of a bundle with a target that the double compiles, its manifest right."""
-    copied = copy_bundle(bundle, folder / "copy")
-    with open_bundle(bundle) as opened:
-        source, model = load_module(opened, "the test"), opened.manifest.model
-    path = f"targets/{NAME}/model.ts"
-    (copied / "targets" / NAME).mkdir(parents=True)
-    shape = (BATCH, 3, model.image_size, model.image_size)
-    device = _ascend.open_device()
-    graph = make_device_graph(source, model, BATCH).module
-    device.save(
-        device.compile(graph, CompileOptions(shape, "fp32", 0, "Ascend310P3", False)),
-        str(copied / path),
-    )
-
-    def change(whole: Document) -> None:
-        row: dict[str, Any] = {"path": path, "role": "target", "size": 0, "sha256": ""}
-        row["chunks"] = list[str]()
-        whole["artifacts"].append(row)
-        plain = next(each for each in whole["targets"] if each["backend"] == "torchscript")
-        target = {
-            **json.loads(json.dumps(plain)),
-            "id": NAME,
-            "backend": "torch_aie",
-            "device": "ascend310p3",
-            "batch_sizes": [BATCH],
-            "files": [path],
-            "options": {"double": True, "soc_version": "Ascend310P3"},
-            "toolchain": {ascend.PACKAGES[profile]: "double"},
-        }
-        whole["targets"].append({**target, **changes})
-
-    whole = document(copied)
-    change(whole)
-    (copied / "manifest.json").write_text(json.dumps(whole), encoding="utf-8")
-    reseal(copied)
-    return copied
 
 
 @pytest.fixture(name="profile", params=ascend.PACKAGES)
@@ -198,5 +153,90 @@ def test_a_device_that_dies_in_the_middle_is_not_the_bundles_fault(
                     model.logits(images(2 * BATCH))
                 assert caught.value.code == "E_DEVICE"
                 assert len(model.logits(images(1))) == 1
+        finally:
+            _ascend.finish()
+
+
+# Which device
+
+
+def test_the_device_that_is_named_runs_it_and_is_the_processes_from_then_on(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    with ascend.installed("t200"):
+        try:
+            bundle = add_target(small_bundle, tmp_path, "t200")
+        finally:
+            _ascend.finish()
+    with ascend.installed("t200") as package:
+        try:
+            with runtime.load(bundle, target=NAME, device_id=1) as model:
+                assert package._machine.device == 1
+                assert len(model.logits(images(1))) == 1
+            with pytest.raises(TargetUnavailable, match="this process has device 1") as caught:
+                runtime.load(bundle, target=NAME)
+            assert (caught.value.code, caught.value.where) == ("E_DEVICE", "device 0")
+            assert "Several devices are several processes" in caught.value.hint
+        finally:
+            _ascend.finish()
+
+
+def test_a_device_that_is_not_there_is_refused_in_the_packages_words(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    with ascend.installed("v100"):
+        try:
+            bundle = add_target(small_bundle, tmp_path, "v100")
+        finally:
+            _ascend.finish()
+    with ascend.installed("v100"):
+        with pytest.raises(TargetUnavailable, match="aclrtSetDevice failed, device 7") as caught:
+            runtime.load(bundle, target=NAME, device_id=7)
+        assert caught.value.exit_code == 6
+
+
+@pytest.mark.parametrize("device_id", [-1, 1.0, True, "1"])
+def test_what_is_no_number_of_a_device_is_bad_input(small_bundle: Path, device_id: Any) -> None:
+    with pytest.raises(InputError, match="expected at least 0"):
+        runtime.load(small_bundle, device_id=device_id)
+
+
+def test_every_command_runs_a_target_on_the_device_that_is_named(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The double's own mark is taken off, so that its goldens are run."""
+    with ascend.installed("rc1"):
+        try:
+            plain = {"options": {"double": False, "soc_version": "Ascend310P3"}}
+            bundle = add_target(small_bundle, tmp_path, "rc1", **plain)
+        finally:
+            _ascend.finish()
+    asked: list[int] = []
+    open_device = _ascend.open_device
+
+    def spy(number: int = 0) -> _ascend.Device:
+        asked.append(number)
+        return open_device(number)
+
+    monkeypatch.setattr(_ascend, "open_device", spy)
+    photo = str(bundle / "golden" / "00.jpg")
+    data = tmp_path / "data" / "c0"
+    data.mkdir(parents=True)
+    shutil.copy(photo, data)
+    options = ["--target", NAME, "--device-id", "1", "--quiet"]
+    with ascend.installed("rc1"):
+        try:
+            for command in (
+                ["classify", str(bundle), photo],
+                ["verify", str(bundle)],
+                ["eval", str(bundle), "--data", str(data.parent), "--unpaired"],
+            ):
+                run(_cli.app, "vitaie", [*command, *options])
+                assert asked == [1], command
+                asked.clear()
+            with open_session(bundle, target=NAME, batch_size=1, device_id=1) as session:
+                assert asked == [], "timed calls are made in processes of their own"
+                assert _timing.run_untimed(session.request).goldens_hold
+            assert asked == [1]
         finally:
             _ascend.finish()

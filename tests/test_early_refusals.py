@@ -38,7 +38,9 @@ ARGUMENTS = [
     ("classify {} {cat} --top-k 0", "E_ARGUMENT"),
     ("classify {} {cat} --top-k -1", "E_ARGUMENT"),
     ("classify {} {cat} --threads 0", "E_ARGUMENT"),
+    ("classify {} {cat} --device-id -1", "E_ARGUMENT"),
     ("verify {} --threads 1025", "E_ARGUMENT"),
+    ("verify {} --device-id -1", "E_ARGUMENT"),
     ("preprocess {} {cat} -o x.png", "E_ARGUMENT"),
     ("preprocess {} {cat} -o {tmp}/there.npy", "E_OUTPUT_EXISTS"),
     ("preprocess {} {cat} -o {tmp}/none/x.npy", "E_OUTPUT_PATH"),
@@ -47,8 +49,11 @@ ARGUMENTS = [
     ("eval {} --data {tmp} --batch-size 0", "E_ARGUMENT"),
     ("eval {} --data {tmp} --batch-size 1025", "E_ARGUMENT"),
     ("eval {} --data {tmp} --allow-missing -1", "E_ARGUMENT"),
+    ("eval {} --data {tmp} --device-id -1", "E_ARGUMENT"),
+    ("eval {} --data {tmp} --device-id 1 --engine ray --address 127.0.0.1:1", "E_ARGUMENT"),
     ("bench {} -o {tmp}/there.npy", "E_OUTPUT_EXISTS"),
     ("bench {} --threads 0", "E_ARGUMENT"),
+    ("bench {} --device-id -1", "E_ARGUMENT"),
     ("bench {} --batch-size 0", "E_ARGUMENT"),
     ("bench {} --batch-size 2 --scenario single_stream", "E_ARGUMENT"),
     ("bench {} --seed -1", "E_ARGUMENT"),
@@ -68,14 +73,36 @@ def test_a_wrong_argument_is_refused_before_a_bundle_is_looked_for(
     assert ErrorOutput.model_validate_json(capsys.readouterr().out).error.code == code
 
 
-@pytest.mark.parametrize("command", ["classify {} {cat}", "verify {}", "eval {} --data {tmp}"])
-def test_a_target_that_is_none_is_refused_before_the_weights_are_checked(
-    small_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
-) -> None:
+@pytest.fixture(name="spoilt")
+def _spoilt(small_bundle: Path, tmp_path: Path) -> Path:
     bundle = copy_bundle(small_bundle, tmp_path / "bundle")
     for name in ("model.ts", "model.onnx", "labels.txt"):
         (bundle / name).write_bytes(bytes((bundle / name).stat().st_size))
-    arguments = command.format(bundle, cat=CAT, tmp=tmp_path).split()
+    return bundle
+
+
+COMMANDS = ["classify {} {cat}", "verify {}", "eval {} --data {tmp} --unpaired", "bench {}"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("target", ["cpu", ""])
+def test_a_number_of_a_device_is_refused_where_nothing_runs_on_one(
+    spoilt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, target: str
+) -> None:
+    arguments = command.format(spoilt, cat=CAT, tmp=tmp_path).split()
+    arguments += ["--target", target] if target else []
+    assert run(app, "vitaie", [*arguments, "--device-id", "1", "--json"]) == 2
+    error = ErrorOutput.model_validate_json(capsys.readouterr().out).error
+    assert (error.code, error.where, error.got) == ("E_ARGUMENT", "--device-id", "1")
+    assert error.expected == "0, the default, for targets that run on the CPU"
+    assert "onnxruntime-cpu-fp32" in error.hint
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_target_that_is_none_is_refused_before_the_weights_are_checked(
+    spoilt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    arguments = command.format(spoilt, cat=CAT, tmp=tmp_path).split()
     assert run(app, "vitaie", [*arguments, "--target", "gpu", "--json"]) == 2
     error = ErrorOutput.model_validate_json(capsys.readouterr().out).error
     assert (error.code, error.got) == ("E_TARGET_UNKNOWN", "gpu")

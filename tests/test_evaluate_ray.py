@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import re
@@ -19,7 +20,7 @@ import pytest
 from tests.support.bundles import copy_bundle, reseal
 from tests.support.evaluation import Eval, files, record, start, timeless, wait_for
 from vitaie.manifests.errors import ImageError, VitaieError
-from vitaie.runtime import _ray
+from vitaie.runtime import _ascend, _ray
 from vitaie.runtime._dataset import Entry
 from vitaie.runtime._environment import collect
 from vitaie.runtime._seeing import Batch
@@ -32,6 +33,7 @@ from tests.support.ray_nodes import HOST, Node, Nodes, cluster, kill_process
 pytestmark = pytest.mark.usefixtures("cache")
 
 Pair = tuple[Nodes, list[Node]]
+DEVICE_TARGET = "ascend310p3-fp32-b4-o0"
 
 
 @pytest.fixture(scope="module")
@@ -342,7 +344,106 @@ def test_a_bundle_that_is_spoilt_on_a_node_does_not_open(
     assert re.match(rf"E_BUNDLE_FILE_DIGEST: node {HOST} \([0-9a-f]{{8}}\): ", last), last
 
 
+# A target that is made for a device
+
+
+@pytest.fixture(scope="module")
+def on_device(
+    digits_bundle: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Generator[Path, None, None]:
+    """Return the demo's bundle with a target of the double's, which this process's children find.
+
+    So do nodes that are started from now on.
+    """
+    ascend = pytest.importorskip("tests.support.ascend")
+    add_target = importlib.import_module("tests.support.ascend_target").add_target
+    with ascend.installed("v100"):
+        try:
+            bundle: Path = add_target(digits_bundle[0], tmp_path_factory.mktemp("device"), "v100")
+        finally:
+            _ascend.finish()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ascend.FOLDER / "v100"))
+        yield bundle
+
+
+def test_each_worker_of_a_target_for_a_device_has_a_device_of_its_own(
+    on_device: Path, pictures: Path, tmp_path: Path, nodes: Pair
+) -> None:
+    node = nodes[0].add(2, resources={"ascend310p3-0": 1, "ascend310p3-1": 1})
+    outputs = [tmp_path / "local.json", tmp_path / "ray.json"]
+    same = ("--data", pictures, "--target", DEVICE_TARGET, "--unpaired", "--threads", 1)
+    engines: list[list[object]] = [[], ["--engine", "ray", "--address", nodes[0].address]]
+    err = ""
+    for output, engine in zip(outputs, engines):
+        with start(on_device, *same, "-o", output, *engine) as process:
+            _, err = process.communicate()
+        assert process.returncode == 0, err
+    assert timeless(outputs[0]) == timeless(outputs[1])
+    devices = re.findall(rf"node {HOST} \([0-9a-f]{{8}}\): a worker has (\S+)", err)
+    assert sorted(devices) == ["ascend310p3-0", "ascend310p3-1"]
+    assert node.workers() == [], "none is left"
+    node.kill()
+
+
+def test_a_device_is_the_one_whose_number_the_node_says(
+    cli: Eval, on_device: Path, few: Path, nodes: Pair
+) -> None:
+    node = nodes[0].add(1, resources={"ascend310p3-7": 1})
+    options = ("--target", DEVICE_TARGET, "--unpaired", "--threads", 1)
+    with importlib.import_module("tests.support.ascend").on_path("v100"):
+        result = cli(
+            on_device, "--data", few, *options, "--engine", "ray", "--address", nodes[0].address
+        )
+    node.kill()
+    last = result.err.splitlines()[-1]
+    assert result.code == 6, result.err
+    assert re.match(rf"E_DEVICE: node {HOST} \([0-9a-f]{{8}}\): mindietorch double: start", last)
+    assert "aclrtSetDevice failed, device 7" in last
+
+
+def test_a_cluster_whose_nodes_say_nothing_of_devices_is_refused(
+    cli: Eval, on_device: Path, few: Path, nodes: Pair
+) -> None:
+    options = ("--target", DEVICE_TARGET, "--unpaired", "--threads", 1)
+    with importlib.import_module("tests.support.ascend").on_path("v100"):
+        result = cli(
+            on_device, "--data", few, *options, "--engine", "ray", "--address", nodes[0].address
+        )
+    last = result.err.splitlines()[-1]
+    assert (result.code, last.split(":")[0]) == (6, "E_CLUSTER_FULL"), result.err
+    assert "a node with 1 CPU and a resource ascend310p3-N" in last
+    assert """--resources='{"ascend310p3-0": 1}'""" in last
+
+
 # Parts
+
+
+NODES: list[dict[str, float]] = [
+    {"CPU": 4, "ascend310p3-0": 1, "ascend310p3-1": 1, "memory": 1e9},
+    {"CPU": 1, "ascend310p3-0": 1, "ascend310p3-10": 1},
+    {"CPU": 2, "node:127.0.0.2": 1, "ascend310p3": 1, "ascend310p3-x": 1, "ascend310p3-01": 1},
+    {"ascend310p3-3": 1},
+    {"CPU": 1, "ascend310p3-5": 0.5},
+]
+
+
+@pytest.mark.parametrize(
+    ("threads", "device", "room"),
+    [
+        (1, "cpu", {0: 8}),
+        (2, "cpu", {0: 3}),
+        (8, "cpu", {}),
+        (1, "ascend310p3", {0: 2, 1: 1}),
+        (2, "ascend310p3", {0: 1, 1: 1}),
+        (4, "ascend310p3", {0: 1}),
+        (1, "ascend910b", {}),
+    ],
+)
+def test_a_node_has_room_for_workers_by_its_processors_and_its_devices(
+    threads: int, device: str, room: dict[int, int]
+) -> None:
+    assert dict(_ray.room_on(NODES, threads, device)) == room
 
 
 def test_shards_are_runs_of_batches_in_order() -> None:

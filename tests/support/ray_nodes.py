@@ -5,6 +5,7 @@ Each node is ``ray start --block`` in a process of its own, as README says, on a
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -64,6 +65,7 @@ class Nodes:
         self,
         cpus: int,
         *,
+        resources: Mapping[str, int] | None = None,
         within: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> Node:
@@ -71,10 +73,13 @@ class Nodes:
 
         Args:
             cpus: Processors that it says it has.
+            resources: What else it says it has, such as devices.
             within: A command that starts it, such as ``unshare -rm``.
             environment: Variables that it has and this process does not.
         """
-        arguments = (f"--address={self.address}", f"--num-cpus={cpus}")
+        arguments = [f"--address={self.address}", f"--num-cpus={cpus}"]
+        if resources:
+            arguments.append(f"--resources={json.dumps(resources)}")
         return self._start(*arguments, within=within, environment=environment or {})
 
     def _start(

@@ -412,17 +412,17 @@ def finish() -> None:
 class Engine:
     """A compiled module on the device: its one batch size takes any, padded and in pieces."""
 
-    def __init__(self, bundle: Bundle, target: Target, threads: Optional[int]) -> None:
-        """Load the module from verified bytes. The device has no use for ``threads``.
+    def __init__(self, bundle: Bundle, target: Target, device_id: int = 0) -> None:
+        """Load the module from verified bytes to the device of this number.
 
         Raises:
-            TargetUnavailable: The package or the device is missing, or refuses the module.
+            TargetUnavailable: The package or the device is missing, or refuses the module; or this
+                process has another device already.
             BundleError: A digest is wrong.
         """
-        del threads
         (path,) = target.files
         bundle.read(path)
-        self._device = open_device()
+        self._device = open_device(device_id)
         with bundle.file(path) as file:
             self._compiled = self._device.load(file)
         (self._batch,) = target.batch_sizes

@@ -41,7 +41,13 @@ from vitaie.runtime._dataset import Entry, read_dataset
 from vitaie.runtime._environment import collect, peak_of
 from vitaie.runtime._files import disk_errors
 from vitaie.runtime._goldens import with_noise
-from vitaie.runtime._model import check_threads, choose_target, read_labels
+from vitaie.runtime._model import (
+    check_device_id,
+    check_device_of,
+    check_threads,
+    choose_target,
+    read_labels,
+)
 from vitaie.runtime._timing import Outputs, Request, Timed
 
 if TYPE_CHECKING:
@@ -118,6 +124,7 @@ def benchmark(
     protocol: str = "quick",
     data: str | os.PathLike[str] | None = None,
     seed: int | None = None,
+    device_id: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> Benchmark:
     """Measure how fast a target is here. Takes about 15 s, or six minutes for ``full``.
@@ -132,6 +139,7 @@ def benchmark(
         protocol: ``quick`` or ``full``.
         data: A dataset, of which photographs are drawn; the bundle's goldens with noise when None.
         seed: What all that is drawn follows from; unforeseeable when None.
+        device_id: Which of this machine's devices runs a target that is made for one.
         progress: Called with each step's name as it starts; there are ``steps_of(protocol)``.
 
     Raises:
@@ -140,7 +148,7 @@ def benchmark(
         InputError: An argument is not valid, or the dataset holds too few images.
     """
     say = progress or silent
-    asked = _asked(threads, batch_size, scenario, boundary, seed)
+    asked = _asked(threads, batch_size, scenario, boundary, seed, device_id)
     with _session(path, target, asked, protocol, data, say) as session:
         measured = measure(session.request, session.plan, say)
         return session.benchmark(measured)
@@ -187,9 +195,10 @@ def open_session(
     batch_size: int,
     data: str | os.PathLike[str] | None = None,
     seed: int | None = None,
+    device_id: int = 0,
 ) -> Generator[Session, None, None]:
     """Yield a session of the protocol ``quick`` at the boundary ``host``; see ``benchmark``."""
-    asked = _asked(None, batch_size, None, "host", seed)
+    asked = _asked(None, batch_size, None, "host", seed, device_id)
     with _session(path, target, asked, "quick", data, silent) as session:
         yield session
 
@@ -241,6 +250,7 @@ class _Asked(NamedTuple):
     scenario: str
     boundary: str
     seed: int
+    device_id: int
 
 
 class _Options(NamedTuple):
@@ -252,6 +262,7 @@ class _Options(NamedTuple):
     scenario: str
     boundary: str
     seed: int
+    device_id: int
 
 
 def _asked(
@@ -260,9 +271,11 @@ def _asked(
     scenario: str | None,
     boundary: str,
     seed: int | None,
+    device_id: int,
 ) -> _Asked:
     """Refuse what no bundle could be measured with, before one is opened."""
     check_threads(threads)
+    check_device_id(device_id)
     if boundary not in BOUNDARIES:
         raise _invalid("boundary", " or ".join(BOUNDARIES), boundary)
     if scenario not in (None, *SCENARIOS):
@@ -279,11 +292,12 @@ def _asked(
         raise _invalid("batch_size", "1 for single_stream", batch_size)
     if seed is None:
         seed = secrets.randbelow(2**32)
-    return _Asked(threads or available_cpus(), batch_size, scenario, boundary, seed)
+    return _Asked(threads or available_cpus(), batch_size, scenario, boundary, seed, device_id)
 
 
 def _options(bundle: Bundle, target: str, asked: _Asked) -> _Options:
     chosen = choose_target(bundle.manifest, target)
+    check_device_of([chosen], asked.device_id)
     if asked.boundary == "device":
         raise TargetUnavailable(
             "E_TARGET_UNAVAILABLE",
@@ -459,6 +473,7 @@ def _request(folder: Path, options: _Options, memory: int, sizes: Sequence[int])
         memory=memory,
         sizes=sizes,
         seed=options.seed,
+        device_id=options.device_id,
     )
 
 

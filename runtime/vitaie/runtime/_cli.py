@@ -24,6 +24,7 @@ from vitaie.runtime._bundle import locate, open_bundle
 from vitaie.runtime._claim import Again
 from vitaie.runtime._command import (
     BundlePath,
+    DeviceId,
     Json,
     Quiet,
     Threads,
@@ -42,7 +43,7 @@ from vitaie.runtime._command import (
 from vitaie.runtime._comparison import message_of
 from vitaie.runtime._files import check_output, write_output
 from vitaie.runtime._journal import Interrupted
-from vitaie.runtime._model import DOUBLE, check_threads, check_top_k, load
+from vitaie.runtime._model import DOUBLE, check_device_id, check_threads, check_top_k, load
 from vitaie.runtime._verify import verify
 
 if TYPE_CHECKING:
@@ -177,6 +178,7 @@ def classify(
     top_k: Annotated[int, typer.Option("--top-k", metavar="K", help="Classes to show.")] = 5,
     target: _Target = "auto",
     threads: Threads = None,
+    device_id: DeviceId = 0,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -188,8 +190,12 @@ def classify(
 
     check_top_k(top_k)
     check_threads(threads)
+    check_device_id(device_id)
     folder = locate(bundle)
-    with log_to_stderr(quiet), load(folder, target=target, threads=threads) as model:
+    with (
+        log_to_stderr(quiet),
+        load(folder, target=target, threads=threads, device_id=device_id) as model,
+    ):
         found: list[ImageOutput] = []
         with steps([str(image) for image in images], quiet or len(images) == 1) as start:
             for image, predictions in zip(images, model.stream(images, top_k)):
@@ -258,6 +264,7 @@ def verify_command(
         str, typer.Option("--target", metavar="ID", help="Claims of one target; of all otherwise.")
     ] = "all",
     threads: Threads = None,
+    device_id: DeviceId = 0,
     data: Annotated[
         Optional[Path],
         typer.Option(metavar="DIR", help="Measure accuracy again: the dataset that it is of."),
@@ -285,13 +292,20 @@ def verify_command(
     Example: vitaie verify bundles/vit_base_patch16_224 --data ImageNet --sample 1000
     """
     check_threads(threads)
+    check_device_id(device_id)
     folder = locate(bundle)
     again = Again(data, labels, sample, seed, performance)
     names = ["files", "preprocessing", "goldens", "goldens"]
     names += ["accuracy"] * (data is not None) + ["performance"] * performance
     with log_to_stderr(quiet), steps(names, quiet) as start, counting(quiet) as show:
         verdict = verify(
-            folder, target=target, threads=threads, progress=start, again=again, images=show
+            folder,
+            target=target,
+            threads=threads,
+            device_id=device_id,
+            progress=start,
+            again=again,
+            images=show,
         )
     if as_json:
         print_json(verify_output(folder, verdict))
@@ -329,6 +343,7 @@ def eval_command(
     ] = None,
     target: _Target = "auto",
     threads: Threads = None,
+    device_id: DeviceId = 0,
     batch_size: Annotated[
         Optional[int], typer.Option("--batch-size", metavar="N", help="Images of each call.")
     ] = None,
@@ -385,6 +400,7 @@ def eval_command(
                 batch_size=batch_size,
                 allow_missing=allow_missing,
                 paired=not unpaired,
+                device_id=device_id,
                 address=address,
                 journal=journal or _evaluate.journal_file(output, bundle, target, data),
                 cache=_evaluate.cache_folder(),
@@ -413,6 +429,7 @@ def bench(
     bundle: BundlePath,
     target: _Target = "auto",
     threads: Threads = None,
+    device_id: DeviceId = 0,
     batch_size: Annotated[
         Optional[int], typer.Option("--batch-size", metavar="N", help="Images of each call.")
     ] = None,
@@ -463,6 +480,7 @@ def bench(
             protocol=protocol,
             data=data,
             seed=seed,
+            device_id=device_id,
             progress=start,
         )
     shown = _benchmark.output(result, None if output is None else utf8(output))
@@ -505,6 +523,7 @@ def report_command(
         str, typer.Option("--target", metavar="ID", help="Goldens in one target; all otherwise.")
     ] = "all",
     threads: Threads = None,
+    device_id: DeviceId = 0,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -517,7 +536,7 @@ def report_command(
     """
     from vitaie.runtime._report import write
 
-    options = write.Options(target, threads, data, labels)
+    options = write.Options(target, threads, device_id, data, labels)
     with steps(write.steps_of(len(bundles)), quiet) as start:
         written = write.report(bundles, output, options, progress=start)
     if as_json:

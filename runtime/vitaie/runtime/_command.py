@@ -50,6 +50,13 @@ Threads = Annotated[
     Optional[int], typer.Option("--threads", metavar="N", help="Threads of the engine.")
 ]
 
+DeviceId = Annotated[
+    int,
+    typer.Option(
+        "--device-id", metavar="K", help="Which device runs a target that is made for one."
+    ),
+]
+
 
 def _print_version(context: typer.Context, asked: bool) -> None:
     from importlib import metadata

@@ -26,7 +26,14 @@ from vitaie.runtime._dataset import Dataset, DatasetDigest, Entry, read_dataset
 from vitaie.runtime._environment import collect
 from vitaie.runtime._files import disk_errors
 from vitaie.runtime._journal import Block, Identity, Journal, Row, open_journal
-from vitaie.runtime._model import check_threads, choose_target, missing_for, read_labels
+from vitaie.runtime._model import (
+    check_device_id,
+    check_device_of,
+    check_threads,
+    choose_target,
+    missing_for,
+    read_labels,
+)
 from vitaie.runtime._seeing import TOP, Batch, Engines, Seen, renamed, see_here
 from vitaie.runtime._sources import read_known, write_known
 
@@ -79,6 +86,7 @@ def evaluate(
     batch_size: int | None = None,
     allow_missing: int = 0,
     paired: bool = True,
+    device_id: int = 0,
     address: str | None = None,
     journal: _Path | None = None,
     cache: _Path | None = None,
@@ -98,6 +106,8 @@ def evaluate(
         batch_size: Images of each call.
         allow_missing: How many images may be unreadable; they are counted and named.
         paired: Whether the source model predicts the same images.
+        device_id: Which of this machine's devices runs a target that is made for one. Of a cluster
+            the nodes say it.
         address: Of a Ray cluster that computes it; this process does when None.
         journal: Where progress is kept, so that the next call of the same goes on; none when None.
         cache: A folder where the source's predictions are kept and found; none when None.
@@ -113,8 +123,8 @@ def evaluate(
         DiskError: The disk is full; what is journaled stays.
         Interrupted: In place of a KeyboardInterrupt, where there is a journal.
     """
-    options = _Options(target, threads, batch_size, allow_missing, paired)
-    _check_options(options)
+    options = _Options(target, threads, batch_size, allow_missing, paired, device_id)
+    _check_options(options, address)
     with open_bundle(path, early="model.ts") as bundle, ExitStack() as stack:
         plan = _plan(bundle, options, data, labels)
         bundle.check()
@@ -157,6 +167,7 @@ class _Options(NamedTuple):
     batch_size: int | None
     allow_missing: int
     paired: bool
+    device_id: int
 
 
 class _Plan(NamedTuple):
@@ -169,6 +180,7 @@ class _Plan(NamedTuple):
     threads: int
     batch_size: int
     allow_missing: int
+    device_id: int
     dataset: Dataset
     environment: Environment
 
@@ -189,9 +201,18 @@ class _Plan(NamedTuple):
                 yield Batch(number, self.batch(number), known.get(number, ()))
 
 
-def _check_options(options: _Options) -> None:
+def _check_options(options: _Options, address: str | None) -> None:
     """Refuse what no bundle could be measured with, before one is opened."""
     check_threads(options.threads)
+    check_device_id(options.device_id)
+    if options.device_id and address is not None:
+        raise InputError(
+            "E_ARGUMENT",
+            "device_id",
+            expected="none with a cluster, whose nodes say which devices they have",
+            got=options.device_id,
+            hint="""Start each node as: ray start ... --resources='{"ascend310p3-0": 1}'""",
+        )
     if options.batch_size is not None and not 1 <= options.batch_size <= _MAX_BATCH:
         raise _invalid("batch_size", f"1 to {_MAX_BATCH}", options.batch_size)
     if options.allow_missing < 0:
@@ -201,6 +222,7 @@ def _check_options(options: _Options) -> None:
 def _plan(bundle: Bundle, options: _Options, data: _Path, labels: _Path | None) -> _Plan:
     manifest = bundle.manifest
     target = choose_target(manifest, options.target)
+    check_device_of([target], options.device_id)
     source = _source(manifest) if options.paired else None
     ids = tuple(identity for identity, _ in read_labels(bundle))
     return _Plan(
@@ -211,6 +233,7 @@ def _plan(bundle: Bundle, options: _Options, data: _Path, labels: _Path | None) 
         options.threads or available_cpus(),
         options.batch_size or max(target.batch_sizes, default=_BATCH_SIZE),
         options.allow_missing,
+        options.device_id,
         read_dataset(data, labels, class_ids=ids, classes=manifest.model.classes),
         collect(),
     )
@@ -275,7 +298,7 @@ def _see(
 ) -> Generator[tuple[int, list[Seen]], None, None]:
     """Return what sees batches and yields each as it is done: this process, or a cluster."""
     if address is None:
-        engines = Engines(bundle, plan.target, plan.source, plan.threads)
+        engines = Engines(bundle, plan.target, plan.source, plan.threads, plan.device_id)
         return see_here(engines, batches, available_cpus())
     from vitaie.runtime import _ray
 
@@ -289,7 +312,7 @@ def _see(
         data=plan.dataset.root,
         packages=plan.environment.packages,
         features=plan.environment.features,
-        claim={"CPU": plan.threads},
+        device=plan.target.device,
     )
     return _ray.see(address, job, batches, plan.manifest.preprocess)
 

@@ -120,16 +120,21 @@ def tier_here(target: Target, threads: int | None) -> tuple[Tier, int | None]:
 
 
 def run_goldens(
-    bundle: Bundle, target: Target, tensors: list[NDArray[np.float32]], threads: int | None
+    bundle: Bundle,
+    target: Target,
+    tensors: list[NDArray[np.float32]],
+    threads: int | None,
+    device_id: int = 0,
 ) -> list[NDArray[np.float32]]:
     """Return a target's logits, float32 [1, classes], of each golden's tensor.
 
     One at a time, or side by side where each has fewer threads than there are processors.
+    ``device_id`` is the device's number, for a target that runs on one.
     """
     at_once = 1 if threads is None else max(1, available_cpus() // threads)
     torch = target.backend == "torchscript"
     with threads_restored() if torch else nullcontext():
-        engine = open_engine(bundle, target, threads)
+        engine = open_engine(bundle, target, threads, device_id)
         with ThreadPoolExecutor(at_once, "vitaie-goldens") as pool:
             running = [pool.submit(run, engine, t[np.newaxis], bundle.manifest) for t in tensors]
             logits = [each.result() for each in running]

@@ -30,11 +30,8 @@ Image = _images.Image
 
 _log = logging.getLogger("vitaie")
 _ALIASES = {"cpu": "onnxruntime-cpu-fp32"}
-_BACKENDS: dict[str, ModuleType] = {
-    "onnxruntime": _onnxruntime,
-    "torchscript": _torchscript,
-    "torch_aie": _ascend,
-}
+_BACKENDS: dict[str, ModuleType] = {"onnxruntime": _onnxruntime, "torchscript": _torchscript}
+"""Of the targets that run on the CPU; on a device it is ``_ascend``."""
 _MAX_MMAP_THRESHOLD = 2**25  # DEFAULT_MMAP_THRESHOLD_MAX of glibc on 64 bits
 _MAX_THREADS = 1024  # engines start as many as they are told, and may never be done with it
 _NO_MEMORY = re.compile(r"alloc|could not create a primitive\Z")
@@ -267,7 +264,11 @@ def _failed(error: Exception) -> Future[NDArray[np.float32]]:
 
 
 def load(
-    path: str | os.PathLike[str], *, target: str = "auto", threads: int | None = None
+    path: str | os.PathLike[str],
+    *,
+    target: str = "auto",
+    threads: int | None = None,
+    device_id: int = 0,
 ) -> Model:
     """Open a bundle, check every byte of it, and return it ready to run.
 
@@ -276,18 +277,24 @@ def load(
         target: A target's id, ``cpu`` for short, or ``auto``: the best one this machine can run,
             said in the log of ``vitaie``.
         threads: Threads of the engine; the engine's own choice when None.
+        device_id: Which of this machine's devices runs a target that is made for one, counted as
+            the system counts them. The first model of a process on a device decides for all that
+            follow: several devices are several processes.
 
     Raises:
         BundleError: The bundle is not what its manifest says.
-        TargetUnavailable: The target named cannot run here.
-        InputError: The bundle has no such target, or ``threads`` is not 1 to 1024.
+        TargetUnavailable: The target named cannot run here, or not on that device.
+        InputError: The bundle has no such target, ``threads`` is not 1 to 1024, or ``device_id`` is
+            below 0 or is given for a target that runs on the CPU.
     """
     check_threads(threads)
+    check_device_id(device_id)
     _let_malloc_reuse()
     with open_bundle(path, early="model.ts") as bundle:
         chosen = choose_target(bundle.manifest, target)
+        check_device_of([chosen], device_id)
         bundle.check({a.path for a in bundle.manifest.artifacts if a.path != "model.ts"})
-        engine = open_engine(bundle, chosen, threads)
+        engine = open_engine(bundle, chosen, threads, device_id)
         labels = read_labels(bundle)
         # The TorchScript engine frees the archive once read; the digest was checked either way.
         return Model(bundle.manifest, chosen, engine, labels)
@@ -309,20 +316,37 @@ def check_threads(threads: int | None) -> None:
         _check_whole("threads", threads, _MAX_THREADS)
 
 
+def check_device_id(device_id: int) -> None:
+    """Refuse what is no number of a device, before a bundle is opened."""
+    _check_whole("device_id", device_id, least=0)
+
+
+def check_device_of(targets: Sequence[Target], device_id: int) -> None:
+    """Refuse a number of a device where no target runs on one: it would choose nothing."""
+    if device_id and all(target.device == "cpu" for target in targets):
+        raise InputError(
+            "E_ARGUMENT",
+            "device_id",
+            expected="0, the default, for targets that run on the CPU",
+            got=device_id,
+            hint=f"Of {' and '.join(target.id for target in targets)}, none runs on a device.",
+        )
+
+
 def check_top_k(top_k: int) -> None:
     """Refuse a number of classes that nobody can show; one above the model's shows all."""
     _check_whole("top_k", top_k)
 
 
-def _check_whole(name: str, value: object, most: int | None = None) -> None:
-    """Refuse an argument that is no whole number from 1 on."""
+def _check_whole(name: str, value: object, most: int | None = None, *, least: int = 1) -> None:
+    """Refuse an argument that is no whole number from ``least`` on."""
     try:
-        number = 0 if isinstance(value, bool) else operator.index(cast("Any", value))
+        number = -1 if isinstance(value, bool) else operator.index(cast("Any", value))
     except TypeError:
-        number = 0
-    if 1 <= number <= (most or number):
+        number = -1
+    if least <= number <= (most or number):
         return
-    expected = f"1 to {most}" if most else "at least 1"
+    expected = f"{least} to {most}" if most else f"at least {least}"
     raise InputError("E_ARGUMENT", name, expected=expected, got=value)
 
 
@@ -401,8 +425,13 @@ def _reason(error: Exception) -> str:
     return text.splitlines()[-1] if "Traceback of TorchScript" in text else text
 
 
-def open_engine(bundle: Bundle, target: Target, threads: int | None) -> Engine:
-    """Build the engine of a target from the bundle's verified bytes."""
+def open_engine(bundle: Bundle, target: Target, threads: int | None, device_id: int = 0) -> Engine:
+    """Build the engine of a target from the bundle's verified bytes.
+
+    A CPU has no use for ``device_id``, and a device none for ``threads``.
+    """
+    if target.backend == "torch_aie":
+        return _ascend.Engine(bundle, target, device_id)
     engine: Engine = _BACKENDS[target.backend].Engine(bundle, target, threads)
     return engine
 

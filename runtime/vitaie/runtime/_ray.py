@@ -5,6 +5,10 @@ shards, runs of a few batches, one after another. A worker that is lost costs th
 had: another is given it. Ray itself retries nothing, so that what is tried again, and how often,
 is decided in one place, and a worker can own what it runs on for as long as it lives.
 
+A target that is made for a device runs on one device for each worker. A node says which it has by
+resources that bear their numbers, ``ascend310p3-0`` and so on: Ray then gives each to one worker of
+one job at a time, and nothing hangs on how a device's software counts what it is shown.
+
 The numbers are those that this machine would have given, since a node that has other packages or
 instruction sets, another bundle, or not the same files is refused.
 """
@@ -19,11 +23,11 @@ import re
 import signal
 import socket
 import threading
-from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Optional
 
 from vitaie.manifests.errors import (
     BundleError,
@@ -32,6 +36,7 @@ from vitaie.manifests.errors import (
     TargetUnavailable,
     VitaieError,
 )
+from vitaie.runtime import _ascend
 from vitaie.runtime._bundle import open_bundle
 from vitaie.runtime._environment import collect
 from vitaie.runtime._model import choose_target
@@ -66,12 +71,11 @@ class Job:
         target: The id of the target.
         target_digest: Of that target.
         source: The id of the source's target; None for unpaired.
-        threads: Of each engine.
+        threads: Of each engine, and as many processors a worker takes of its node.
         data: The absolute path of the dataset's folder.
         packages: Name and version of all that the driver has.
         features: Instruction sets that the driver has.
-        claim: What a worker takes of its node, by Ray's names: processors, and for a target of a
-            device one of it.
+        device: What the target runs on: ``cpu``, or what begins the names of a node's resources.
     """
 
     bundle: str
@@ -83,7 +87,7 @@ class Job:
     data: str
     packages: dict[str, str]
     features: tuple[str, ...]
-    claim: dict[str, float]
+    device: str
 
 
 def see(
@@ -128,8 +132,11 @@ class Worker:
         self._engines: Engines
         self._decoders = 1
 
-    def open(self, job: Job) -> None:
-        """See that this node is as the job says, and open and verify the bundle.
+    def open(self, job: Job, device_id: int) -> str:
+        """See that this node is as the job says, and open and verify the bundle; return its name.
+
+        The device of this number, where the job's target runs on one, is this process's from the
+        first batch on until ``close``.
 
         Raises:
             TargetUnavailable: ``E_CLUSTER_NODE``.
@@ -157,8 +164,9 @@ class Worker:
             if expected != got:
                 raise _node_error(self._node, job.bundle, expected, got)
         source = None if job.source is None else choose_target(manifest, job.source)
-        self._engines = Engines(bundle, target, source, job.threads)
+        self._engines = Engines(bundle, target, source, job.threads, device_id)
         self._decoders = job.threads
+        return self._node
 
     def see(self, batches: Sequence[Batch]) -> tuple[str, list[tuple[int, list[Seen]]]]:
         """Return this node's name, and of each batch its number and what was seen of it."""
@@ -166,6 +174,11 @@ class Worker:
             return self._node, list(see_here(self._engines, batches, self._decoders))
         except VitaieError as error:
             raise _at(self._node, error) from None
+
+    def close(self) -> None:
+        """Let go of the bundle and of the device, which Ray's way to end a process does not."""
+        self._stack.close()
+        _ascend.finish()
 
 
 def _name(nodes: list[dict[str, Any]], identity: str) -> str:
@@ -227,11 +240,19 @@ class _Shard(NamedTuple):
     losses: int
 
 
-class _Call(NamedTuple):
-    """What a worker is doing: a shard, or opening the bundle where that is None."""
+class _Worker(NamedTuple):
+    """A process on some node, by Ray's handle, and the device that it has; 0 where none is."""
 
-    worker: Any
-    shard: Optional[_Shard]
+    actor: Any
+    device_id: int
+
+
+class _Call(NamedTuple):
+    """What a worker is doing; ``shard`` is what it sees."""
+
+    worker: _Worker
+    step: Literal["open", "see", "close"]
+    shard: Optional[_Shard] = None
 
 
 class _Workers:
@@ -244,10 +265,7 @@ class _Workers:
         self._waiting = deque(_Shard(run, 0) for run in shards(batches))
         self._calls: dict[Any, _Call] = {}
         self._lost_opening = 0
-        others = {name: count for name, count in job.claim.items() if name != "CPU"}
-        self._remote = ray.remote(Worker).options(
-            num_cpus=job.claim["CPU"], resources=others, max_restarts=0, max_task_retries=0
-        )
+        self._remote = ray.remote(Worker)
 
     def __enter__(self) -> _Workers:
         """Return itself."""
@@ -256,7 +274,7 @@ class _Workers:
     def __exit__(self, *error: object) -> None:
         """End every worker, whatever it is doing."""
         for call in self._calls.values():
-            self._ray.kill(call.worker)
+            self._kill(call.worker)
 
     def results(self) -> Iterator[tuple[str, int, list[Seen]]]:
         """Yield a node, a batch's number and what that node saw of it, until none is left."""
@@ -268,64 +286,82 @@ class _Workers:
                 try:
                     result = self._ray.get(reference)
                 except self._ray.exceptions.RayTaskError as error:
-                    self._ray.kill(call.worker)
+                    self._kill(call.worker)
                     raise _told(error) from None
                 except self._ray.exceptions.RayError as error:  # the worker or its node is gone
-                    self._ray.kill(call.worker)
+                    self._kill(call.worker)
                     if getattr(error, "actor_init_failed", False):
                         raise _no_vitaie(error) from None
-                    self._lose(call.shard, error)
+                    self._lose(call, error)
+                    continue
+                if call.step == "close":
+                    self._kill(call.worker)
                     continue
                 self._employ(call.worker)
-                if call.shard is None:
+                if call.step == "open":
                     self._lost_opening = 0
+                    if self._job.device != "cpu":
+                        device = f"{self._job.device}-{call.worker.device_id}"
+                        _log.info("node %s: a worker has %s", result, device)
                 else:
                     node, blocks = result
                     for number, block in blocks:
                         yield node, number, block
+            self._dismiss()
 
     def _hire(self) -> None:
         """Start workers while there are shards for them and nodes with room."""
-        room = self._room()
-        opening = sum(call.shard is None for call in self._calls.values())
-        if room == 0 and opening == len(self._calls):
-            raise TargetUnavailable(
-                "E_CLUSTER_FULL",
-                "Ray",
-                expected=f"a node with {_amounts(self._job.claim)}",
-                got=_amounts(self._most()),
-                hint="Give fewer --threads, or start a larger node.",
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        room = room_on(nodes, self._job.threads, self._job.device)
+        opening = sum(call.step == "open" for call in self._calls.values())
+        if not room and opening == len(self._calls):
+            raise _no_room(nodes, self._job.threads, self._job.device)
+        free = room - Counter(call.worker.device_id for call in self._calls.values())
+        for device_id in sorted(free.elements()):
+            if opening >= len(self._waiting):
+                return
+            actor = self._remote.options(
+                num_cpus=self._job.threads,
+                resources=self._device(device_id),
+                max_restarts=0,
+                max_task_retries=0,
             )
-        while len(self._calls) < room and opening < len(self._waiting):
-            worker = self._remote.remote()
-            self._calls[worker.open.remote(self._job)] = _Call(worker, None)
+            worker = _Worker(actor.remote(), device_id)
+            self._calls[worker.actor.open.remote(self._job, device_id)] = _Call(worker, "open")
             opening += 1
 
-    def _nodes(self) -> list[dict[str, float]]:
-        return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+    def _device(self, device_id: int) -> dict[str, float]:
+        """Return what a worker claims beside processors, by Ray's names."""
+        return {} if self._job.device == "cpu" else {f"{self._job.device}-{device_id}": 1}
 
-    def _room(self) -> int:
-        """Return how many workers fit on the nodes that are alive."""
-        claim = self._job.claim.items()
-        return sum(
-            min(int(node.get(name, 0) // count) for name, count in claim) for node in self._nodes()
-        )
+    def _dismiss(self) -> None:
+        """End workers that are not open yet when no shard waits for them: they may never be.
 
-    def _most(self) -> dict[str, float]:
-        """Return the most of each claimed resource that a node has."""
-        nodes = self._nodes()
-        return {name: max((n.get(name, 0) for n in nodes), default=0) for name in self._job.claim}
-
-    def _employ(self, worker: Any) -> None:
-        """Give a worker the next shard, or let it go."""
+        Another job can have taken what they claim.
+        """
         if not self._waiting:
-            self._ray.kill(worker)
-            return
-        shard = self._waiting.popleft()
-        self._calls[worker.see.remote(shard.batches)] = _Call(worker, shard)
+            for reference, call in list(self._calls.items()):
+                if call.step == "open":
+                    del self._calls[reference]
+                    self._kill(call.worker)
 
-    def _lose(self, shard: _Shard | None, error: Exception) -> None:
+    def _employ(self, worker: _Worker) -> None:
+        """Give a worker the next shard, or let it go."""
+        if self._waiting:
+            shard = self._waiting.popleft()
+            call = _Call(worker, "see", shard)
+            self._calls[worker.actor.see.remote(shard.batches)] = call
+        else:
+            self._calls[worker.actor.close.remote()] = _Call(worker, "close")
+
+    def _kill(self, worker: _Worker) -> None:
+        self._ray.kill(worker.actor)
+
+    def _lose(self, call: _Call, error: Exception) -> None:
         """Put a shard back whose worker was lost; give up where that happens again and again."""
+        shard = call.shard
+        if call.step == "close":
+            return
         if shard is None:
             self._lost_opening += 1
             losses, doing = self._lost_opening, "opening the bundle"
@@ -340,8 +376,41 @@ class _Workers:
             raise TargetUnavailable("E_CLUSTER_LOST", "Ray", field=doing, got=got, hint=hint)
 
 
-def _amounts(resources: dict[str, float]) -> str:
-    return ", ".join(f"{count:g} {name}" for name, count in resources.items())
+def room_on(nodes: Sequence[Mapping[str, float]], threads: int, device: str) -> Counter[int]:
+    """Return how many workers fit on nodes with these resources, by the number of their device.
+
+    A node has room for as many as it has processors for, ``threads`` each. On a device each also
+    has one for itself; on the CPU all have the number 0.
+    """
+    room: Counter[int] = Counter()
+    for node in nodes:
+        most = int(node.get("CPU", 0) // threads)
+        if device == "cpu":
+            room[0] += most
+        else:
+            room.update(_device_ids(node, device)[:most])
+    return +room
+
+
+def _device_ids(node: Mapping[str, float], device: str) -> list[int]:
+    """Return the numbers of the devices that a node's resources name."""
+    pattern = re.compile(rf"{re.escape(device)}-(0|[1-9][0-9]{{0,3}})")
+    found = (pattern.fullmatch(name) for name, count in node.items() if count >= 1)
+    return sorted(int(match[1]) for match in found if match)
+
+
+def _no_room(nodes: Sequence[Mapping[str, float]], threads: int, device: str) -> TargetUnavailable:
+    """Return the error of a cluster that has no node for a single worker."""
+    most = max((node.get("CPU", 0) for node in nodes), default=0)
+    expected, got = f"a node with {threads} CPU", f"{most:g} CPU"
+    hint = "Give fewer --threads, or start a larger node."
+    if device != "cpu":
+        seen = {f"{device}-{number}" for node in nodes for number in _device_ids(node, device)}
+        expected += f" and a resource {device}-N, N the number of its device"
+        got += f", {', '.join(sorted(seen)) or 'no such resource'}"
+        if not seen:
+            hint = f"""Start each node as: ray start ... --resources='{{"{device}-0": 1}}'"""
+    return TargetUnavailable("E_CLUSTER_FULL", "Ray", expected=expected, got=got, hint=hint)
 
 
 def _told(error: Any) -> Exception:

@@ -56,17 +56,21 @@ class Rechecks:
         InputError: An argument is not valid, or the dataset is not that of any record.
     """
 
-    def __init__(self, bundle: Bundle, wanted: Sequence[str], again: Again) -> None:
+    def __init__(
+        self, bundle: Bundle, wanted: Sequence[str], again: Again, device_id: int = 0
+    ) -> None:
         """Read the evidence of the records that are to be measured again, and the dataset's list.
 
         Args:
             bundle: An open bundle whose files were checked.
             wanted: The digests of the targets that are asked for.
             again: What is to be measured again.
+            device_id: Which device targets that are made for one run on.
         """
         self._bundle = bundle
         self._wanted = wanted
         self._again = again
+        self._device_id = device_id
         self._environment = collect()
         self._seed = secrets.randbelow(2**32) if again.seed is None else again.seed
         self._dataset: Dataset | None = None
@@ -178,7 +182,7 @@ class Rechecks:
     ) -> Iterator[Claim]:
         assert self._dataset is not None
         source = self._source(measurement)
-        plan = Plan(self._bundle, target, source, measurement, self._dataset)
+        plan = Plan(self._bundle, target, source, measurement, self._dataset, self._device_id)
         rows = len(plan.kept)
         drawn = draw(self._again.sample, self._seed, rows)
         numbers = range(plan.batches) if drawn is None else plan.batches_of(drawn)
@@ -278,6 +282,7 @@ class Rechecks:
                 protocol=record.protocol,
                 data=self._again.data if _needs_photographs(record) else None,
                 seed=self._again.seed,
+                device_id=self._device_id if target.device != "cpu" else 0,
             )
         except VitaieError as error:
             if error.exit_code != 6:

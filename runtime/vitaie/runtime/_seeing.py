@@ -60,13 +60,21 @@ class Image(NamedTuple):
 class Engines:
     """A bundle's target and source, each opened when it is needed first. For one thread."""
 
-    def __init__(self, bundle: Bundle, target: Target, source: Target | None, threads: int) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        target: Target,
+        source: Target | None,
+        threads: int,
+        device_id: int = 0,
+    ) -> None:
         """Open nothing yet: what the source gives may all be known. ``source`` None is unpaired."""
         self.spec = bundle.manifest.preprocess
         self._bundle = bundle
         self._target = target
         self._source = source
         self._threads = threads
+        self._device_id = device_id
         self._opened: dict[str, Engine] = {}
 
     def see(self, images: Sequence[Future[Image | ImageError]], known: Block) -> list[Seen]:
@@ -94,7 +102,7 @@ class Engines:
         """Return the first five classes of each image, the most probable first; ties by index."""
         engine = self._opened.get(target.id)
         if engine is None:
-            engine = open_engine(self._bundle, target, self._threads)
+            engine = open_engine(self._bundle, target, self._threads, self._device_id)
             self._bundle.release("model.ts")  # each engine has its own weights by now
             self._opened[target.id] = engine
         logits = run(engine, batch, self._bundle.manifest)

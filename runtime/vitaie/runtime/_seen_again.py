@@ -91,12 +91,17 @@ class Plan:
         source: Target | None,
         measurement: AccuracyMeasurement,
         dataset: Dataset,
+        device_id: int = 0,
     ) -> None:
-        """Take what the measurement and the dataset, which has the same images, say."""
+        """Take what the measurement and the dataset, which has the same images, say.
+
+        ``device_id`` is the device's number, for a target that runs on one.
+        """
         self.bundle = bundle
         self.target = target
         self.source = source
         self.measurement = measurement
+        self.device_id = device_id
         self.entries = dataset.entries
         self.kept = _kept(measurement.images)
 
@@ -144,7 +149,8 @@ def see_again(plan: Plan, numbers: Sequence[int], images: Callable[[Progress], N
     total = sum(len(plan.batch(number)) for number in numbers)
     tally = Progress(0, total, 0, 0, 0)
     images(tally)
-    engines = Engines(plan.bundle, plan.target, plan.source, plan.measurement.threads)
+    threads = plan.measurement.threads
+    engines = Engines(plan.bundle, plan.target, plan.source, threads, plan.device_id)
     batches = (Batch(number, plan.batch(number), ()) for number in numbers)
     with closing(see_here(engines, batches, available_cpus())) as seeing:
         for number, block in seeing:
@@ -197,7 +203,8 @@ def beyond(plan: Plan, target: Target, differing: Sequence[Differing]) -> Iterat
     Two logits that are nearer to each other than twice what each may be off can change places.
     """
     spec = plan.bundle.manifest.preprocess
-    engine = open_engine(plan.bundle, target, plan.measurement.threads) if differing else None
+    threads = plan.measurement.threads
+    engine = open_engine(plan.bundle, target, threads, plan.device_id) if differing else None
     for number, group in groupby(differing, key=lambda each: each.number):
         usable = [entry for entry in plan.batch(number) if entry.path in plan.kept]
         tensors = [_preprocess.preprocess(_images.read_file(e.file, e.file), spec) for e in usable]

@@ -62,6 +62,7 @@ class Request(NamedTuple):
         memory: A file descriptor that holds the images one after another.
         sizes: The bytes of each image: a float32 tensor, or a JPEG or PNG file.
         seed: What order, checks and shifts follow from.
+        device_id: The device's number, for a target that runs on one.
         run: The number of this process among those of a measurement.
         seconds: The timed calls last at least so long, and
         calls: are at least so many.
@@ -83,6 +84,7 @@ class Request(NamedTuple):
     memory: int
     sizes: Sequence[int]
     seed: int
+    device_id: int = 0
     run: int = 0
     seconds: float = 0.0
     calls: int = 0
@@ -129,7 +131,7 @@ def time_target(request: Request, clock: Clock) -> Timed:
     time.sleep(request.settle_s)
     batches = read_batches(request)
     begun = clock()
-    with load(request.bundle, target=request.target, threads=request.threads) as model:
+    with _load(request) as model:
         loaded = clock()
         right = model.target.target_digest == request.target_digest
         call = caller(model, request.boundary, request.batch_size)
@@ -157,7 +159,7 @@ def time_target(request: Request, clock: Clock) -> Timed:
 def run_untimed(request: Request) -> Outputs:
     """Say what the target gives on the batches asked for, and see that its goldens hold."""
     batches = read_batches(request)
-    with load(request.bundle, target=request.target, threads=request.threads) as model:
+    with _load(request) as model:
         right = model.target.target_digest == request.target_digest
         call = caller(model, request.boundary, request.batch_size)
         windows = [digest(call(batches[window])) for window in request.windows]
@@ -168,6 +170,15 @@ def run_untimed(request: Request) -> Outputs:
             claim = check_logits(bundle, model.target, logits)
     return Outputs(
         windows, shifts, claim.status == "true", claim.detail, right and _unchanged(request)
+    )
+
+
+def _load(request: Request) -> Model:
+    return load(
+        request.bundle,
+        target=request.target,
+        threads=request.threads,
+        device_id=request.device_id,
     )
 
 

@@ -19,7 +19,15 @@ from vitaie.runtime._bundle import Bundle, open_bundle
 from vitaie.runtime._claim import Again, Claim, check_again, silent
 from vitaie.runtime._comparison import claim_of, compare, read_images
 from vitaie.runtime._goldens import check_golden_stages, check_logits, run_goldens, tier_here
-from vitaie.runtime._model import DOUBLE, check_threads, choose_target, missing_for, read_labels
+from vitaie.runtime._model import (
+    DOUBLE,
+    check_device_id,
+    check_device_of,
+    check_threads,
+    choose_target,
+    missing_for,
+    read_labels,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -67,6 +75,7 @@ def verify(
     *,
     target: str = "all",
     threads: int | None = None,
+    device_id: int = 0,
     progress: Callable[[str], None] | None = None,
     known: Mapping[str, Sequence[NDArray[np.float32]]] | None = None,
     again: Again | None = None,
@@ -80,6 +89,7 @@ def verify(
         path: A bundle's folder, or the folder of its versions (the newest is taken).
         target: A target's id, or ``all`` that run here.
         threads: Threads of the engines that run the goldens; as when they were built when None.
+        device_id: Which of this machine's devices targets that are made for one run on.
         progress: Called with each step's name as it starts.
         known: What targets gave on the goldens, float32 [1, classes] each, by target digest, from
             who has just run them: those are compared, not run again.
@@ -93,17 +103,18 @@ def verify(
         ImageError: An image of the dataset cannot be used.
     """
     check_threads(threads)
+    check_device_id(device_id)
     again = again or Again()
     check_again(again)
     say = progress or silent
     with open_bundle(path) as bundle:
         manifest = bundle.manifest
         wanted = [choose_target(manifest, target)] if target != "all" else list(manifest.targets)
+        check_device_of(wanted, device_id)
         say("files")
         check_files(bundle)
         read_labels(bundle)
-        wanted = [choose_target(manifest, target)] if target != "all" else list(manifest.targets)
-        rechecks = _planned(bundle, wanted, again)
+        rechecks = _planned(bundle, wanted, again, device_id)
         files = len(manifest.artifacts) + 1
         claims = [Claim("files", "true", f"{files} files, {total_size(manifest):,} bytes")]
         claims.append(check_parameters(manifest))
@@ -112,7 +123,7 @@ def verify(
         claims += preprocessing
         for item in wanted:
             say(f"goldens in {item.id}")
-            claims += _check_goldens(bundle, item, tensors, threads, known or {})
+            claims += _check_goldens(bundle, item, tensors, threads, device_id, known or {})
         claims += [_unwanted(item) for item in manifest.targets if item not in wanted]
         claims += [] if rechecks is None else rechecks.run(say, images)
         figures = manifest.expected.accuracy or manifest.expected.speed
@@ -162,6 +173,7 @@ def _check_goldens(
     target: Target,
     tensors: list[NDArray[np.float32]],
     threads: int | None,
+    device_id: int,
     known: Mapping[str, Sequence[NDArray[np.float32]]],
 ) -> list[Claim]:
     """Run a target on the goldens; one that was compiled on seeded images too, as its source."""
@@ -178,7 +190,7 @@ def _check_goldens(
         logits = run_goldens(bundle, target, tensors, threads)
         return [check_logits(bundle, target, logits, tier)]
     images = read_images(bundle, tensors)
-    logits = run_goldens(bundle, target, images.tensors, threads)
+    logits = run_goldens(bundle, target, images.tensors, threads, device_id)
     found = compare([row[0] for row in logits], images.expected, target.tolerance)
     return [check_logits(bundle, target, logits, tier), claim_of(target, found, tier)]
 
@@ -188,7 +200,9 @@ def _unwanted(target: Target) -> Claim:
     return Claim(claim, "not checked", why, check=f"--target {target.id}")
 
 
-def _planned(bundle: Bundle, wanted: Sequence[Target], again: Again) -> Rechecks | None:
+def _planned(
+    bundle: Bundle, wanted: Sequence[Target], again: Again, device_id: int
+) -> Rechecks | None:
     """Return what is to be done about the measurements; None where there are none.
 
     What that needs is imported there alone: most bundles on a device have no records.
@@ -199,4 +213,4 @@ def _planned(bundle: Bundle, wanted: Sequence[Target], again: Again) -> Rechecks
         return None
     from vitaie.runtime._recheck import Rechecks
 
-    return Rechecks(bundle, [target.target_digest for target in wanted], again)
+    return Rechecks(bundle, [target.target_digest for target in wanted], again, device_id)

@@ -98,6 +98,7 @@ def find(
     *,
     target: str = "all",
     threads: int | None = None,
+    device_id: int = 0,
     data: _Path | None = None,
     labels: _Path | None = None,
     progress: Callable[[str], None],
@@ -108,6 +109,7 @@ def find(
         path: A bundle's folder, or the folder of its versions (the newest is taken).
         target: The target whose goldens are run, or ``all`` that run here.
         threads: Threads of the engines.
+        device_id: Which device targets that are made for one run on.
         data: The dataset, to show images of; none are when None.
         labels: The file of labels of a flat dataset; looked for when None.
         progress: Called with each step's name as it starts.
@@ -118,7 +120,9 @@ def find(
         InputError: The dataset is none of this bundle.
     """
     folder = locate(path)
-    verdict = verify(folder, target=target, threads=threads, progress=progress)
+    verdict = verify(
+        folder, target=target, threads=threads, device_id=device_id, progress=progress
+    )
     progress("evidence and pictures")
     with open_bundle(folder) as bundle:
         if bundle.manifest.manifest_digest != verdict.manifest.manifest_digest:

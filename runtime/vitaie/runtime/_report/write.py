@@ -30,6 +30,7 @@ class Options(NamedTuple):
 
     target: str = "all"
     threads: int | None = None
+    device_id: int = 0
     data: _Path | None = None
     labels: _Path | None = None
 
@@ -85,6 +86,7 @@ def _find(bundle: _Path, options: Options, progress: Callable[[str], None]) -> F
         bundle,
         target=options.target,
         threads=options.threads,
+        device_id=options.device_id,
         data=options.data,
         labels=options.labels,
         progress=progress,
