@@ -36,6 +36,7 @@ from vitaie.runtime import _ascend, load
 from vitaie.runtime._ascend import CompileOptions
 from vitaie.runtime._bundle import open_bundle
 from vitaie.runtime._command import run
+from vitaie.runtime._report.analysis import check_analyses, read_analysis
 from vitaie.runtime._torchscript import load_module
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -241,9 +242,15 @@ def test_the_command_prints_a_table_and_a_document(
     assert every.out.count("blocks.1.") == 12
     assert every.err == ""
     assert run(cli.app, "vitaie-build", [*command, "--json", "--quiet"]) == 0
-    document = AnalyzeOutput.model_validate_json(capsys.readouterr().out)
+    printed_json = capsys.readouterr().out
+    document = AnalyzeOutput.model_validate_json(printed_json)
     assert (document.images, document.inputs, document.first_wrong) == (2, "dataset", None)
     assert len(document.layers) == 29
+    file = data.parent / "analysis.json"
+    file.write_text(printed_json, encoding="utf-8")
+    assert read_analysis(file) == document
+    with open_bundle(small_bundle) as bundle:
+        check_analyses([(file, document)], [bundle.manifest.content_digest])
 
 
 def test_a_document_holds_no_number_that_json_has_not(

@@ -18,6 +18,7 @@ from PIL import Image
 from tests.support.bundles import Document, copy_bundle, document, put, reseal
 from tests.support.reports import (
     add_gates_and_levels,
+    analysis_of,
     measurements_of,
     page_of,
     with_images,
@@ -31,11 +32,12 @@ from vitaie.manifests.measurement import (
     Measurement,
     to_bytes,
 )
-from vitaie.manifests.outputs import ErrorOutput, ReportOutput
+from vitaie.manifests.outputs import AnalyzeOutput, ErrorOutput, ReportOutput
 from vitaie.runtime._cli import app
 from vitaie.runtime._command import run
 from vitaie.runtime._environment import collect
 from vitaie.runtime._report import write
+from vitaie.runtime._report.analysis import read_analysis
 from vitaie.runtime._report.found import Found, find
 from vitaie.runtime._report.view import BundleView, view
 
@@ -198,6 +200,119 @@ def test_gates_and_levels_are_shown_row_by_row(bundle: Path) -> None:
     assert second[:6] == ("1", measured, "30.3", "VALID", "fps>=50.0: fail", "")
     assert ships[:6] == ("2", measured, "90.9", "VALID", "fps>=50.0: pass", "ships")
     assert ships[6] == document(bundle)["targets"][0]["target_digest"][:16]
+
+
+# What half precision would do
+
+
+def test_an_analysis_is_shown_beside_the_bundle_that_it_is_of(
+    measured: Path, small_bundle: Path, tmp_path: Path
+) -> None:
+    read = [
+        AnalyzeOutput.model_validate(analysis_of(small_bundle, wrong=wrong))
+        for wrong in (False, True)
+    ]
+    assert seen(measured).analyses.rows == ()
+    fine, wrong = seen(measured, analyses=read, data=None).analyses.rows
+    assert (fine.title, fine.wrong) == ("Emulated on 64 images: the goldens", False)
+    assert fine.verdict == "no layer goes wrong; the same first class on 64 of 64"
+    assert fine.layers == fine.every
+    assert fine.layers.rows[0] == ("patches", "0.5000", "131,008", "0.99999", "")
+    assert fine.flips.rows == ()
+    assert wrong.wrong
+    assert wrong.verdict == ("goes wrong first in blocks.0.norm1; the same first class on 62 of 64")
+    facts = {fact.name: fact.value for fact in wrong.facts}
+    assert facts["First layer that goes wrong"] == "blocks.0.norm1"
+    assert facts["Same first class"] == "62 of 64 images, 96.88%"
+    assert facts["Least headroom"] == "0 in logits"
+    assert wrong.layers.rows[1][4] == (
+        "the squares of the variance overflow; the first to go wrong; 7 values not finite"
+    )
+    assert wrong.layers.rows[4][1:3] == ("infinite", "0")
+    assert wrong.flips.rows == (
+        ("c0/0.jpg", "c0 class 0", "not finite", "1.25"),
+        ("c1/1.jpg", "c1 class 1", "c2 class 2", "0.0010"),
+    )
+    assert wrong.command == f"vitaie-build analyze {measured} --data DIR --json"
+    other = read[0].model_copy(update={"content_digest": "0" * 64})
+    assert len(seen(measured, analyses=[other, read[1]]).analyses.rows) == 1
+
+
+def test_of_many_layers_the_ones_at_risk_and_with_least_headroom_come_first(
+    small_bundle: Path,
+) -> None:
+    whole = analysis_of(small_bundle)
+    layer = whole["layers"][0]
+    whole["layers"] = [{**layer, "name": f"l{n}", "headroom": 1000.0 - n} for n in range(300)]
+    whole["layers"][7]["risks"] = ["softmax overflows"]
+    (shown,) = seen(small_bundle, analyses=[AnalyzeOutput.model_validate(whole)]).analyses.rows
+    names = [row[0] for row in shown.layers.rows]
+    assert names == ["l7", *(f"l{n}" for n in range(288, 300))]
+    assert (len(shown.every.rows), shown.every.left_out) == (200, 100)
+
+
+def test_an_analysis_of_another_bundle_is_refused_before_anything_is_checked(
+    measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = analysis_of(measured)
+    other["content_digest"] = "0" * 64
+    file, output = tmp_path / "other.json", tmp_path / "report.html"
+    file.write_text(json.dumps(other), encoding="utf-8")
+    assert vitaie(measured, "-o", output, "--analysis", file) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith(f"E_RECORD_OTHER: {file}: content_digest: ")
+    assert document(measured)["content_digest"] in said[0]
+    assert not output.exists()
+
+
+SPOILT: dict[str, tuple[Document, str]] = {
+    "agreement": ({"top1_equal": 63}, "top1_equal: "),
+    "first layer": ({"first_wrong": "norm"}, "first_wrong: "),
+    "no images": ({"images": 0, "top1_equal": 0}, "images: "),
+    "no layers": ({"layers": []}, "layers: "),
+    "a word": ({"images": "64"}, "images: "),
+    "another field": ({"device": "Ascend310P3"}, "device: "),
+}
+
+
+@pytest.mark.parametrize("what", [*SPOILT, "not JSON", "twice", "a folder", "another document"])
+def test_an_analysis_that_is_none_or_contradicts_itself_is_refused(
+    measured: Path, tmp_path: Path, what: str
+) -> None:
+    file = tmp_path / "analysis.json"
+    changes, field = SPOILT.get(what, ({}, ""))
+    text = json.dumps({**analysis_of(measured), **changes})
+    if what == "a folder":
+        file.mkdir()
+    else:
+        texts = {
+            "not JSON": text[:-1],
+            "twice": '{"path": "",' + text[1:],
+            "another document": "{}",
+        }
+        file.write_text(texts.get(what, text), encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        read_analysis(file)
+    assert caught.value.code == "E_RECORD"
+    assert f"{caught.value.field}: ".startswith(field)
+
+
+def test_how_many_analyses_a_page_shows_is_told_for_each_bundle(
+    measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = copy_bundle(measured, tmp_path / "other")
+    reseal(other, lambda whole: whole["source"].update(file="another.npz"))
+    file, output = tmp_path / "analysis.json", tmp_path / "report.html"
+    file.write_text(json.dumps(analysis_of(measured, wrong=True)), encoding="utf-8")
+    options = ("--target", "cpu", "--analysis", file, "-o", output, "--json", "--quiet")
+    assert vitaie(measured, other, *options) == 0
+    told = ReportOutput.model_validate_json(capsys.readouterr().out)
+    assert [each.analyses for each in told.bundles] == [1, 0]
+    page = texts(output.read_bytes())
+    assert page.count("no device was asked") == 1
+    assert page.count("goes wrong first in blocks.0.norm1") == 2, "side by side, and below"
+    assert "not analyzed" in page
 
 
 # Pictures of the dataset
@@ -413,7 +528,8 @@ def test_its_help_has_an_example_and_every_common_option(
     assert vitaie("--help") == 0
     said = capsys.readouterr().out
     assert "Example: vitaie report " in said
-    for option in ("--output", "--data", "--labels", "--target", "--threads", "--json", "--quiet"):
+    options = ("--output", "--data", "--labels", "--target", "--threads", "--device-id")
+    for option in (*options, "--analysis", "--json", "--quiet"):
         assert option in said
 
 

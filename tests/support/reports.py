@@ -41,11 +41,69 @@ _BYTES_SAY = ("weights", "inputs", "outputs", "artifacts")
 """Fields that the other files of a bundle must agree with, or it does not open."""
 
 
-def page_of(bundles: Sequence[Path], folder: Path, *, data: Path | None = None) -> bytes:
+def page_of(
+    bundles: Sequence[Path],
+    folder: Path,
+    *,
+    data: Path | None = None,
+    analyses: Sequence[Document] = (),
+) -> bytes:
     """Return the page on bundles, as ``vitaie report`` writes it."""
     output = folder / "report.html"
-    write.report(bundles, output, write.Options(data=data), progress=lambda _: None)
+    files: list[Path] = []
+    for number, analysis in enumerate(analyses):
+        files.append(folder / f"analysis-{number}.json")
+        files[-1].write_text(json.dumps(analysis), encoding="utf-8")
+    options = write.Options(data=data, analyses=tuple(files))
+    write.report(bundles, output, options, progress=lambda _: None)
     return output.read_bytes()
+
+
+def analysis_of(bundle: Path, *, wrong: bool = False, text: str = "") -> Document:
+    """Return a document of ``vitaie-build analyze --json`` that nobody computed.
+
+    Of a model in which nothing goes wrong; with ``wrong`` a LayerNorm overflows, and two images
+    change their class. Where it has text of its own, it ends in ``text``.
+    """
+    manifest = _manifest(bundle)
+    names = ["patches", "blocks.0.norm1", "blocks.0.attention.softmax", "norm", "logits"]
+    layers: list[Document] = [
+        {
+            "name": f"{name}{text}",
+            "largest": 10.0 * place + 0.5,
+            "headroom": 65504 / (10.0 * place + 0.5),
+            "square": None,
+            "square_sum": None,
+            "score": None,
+            "overflows": 0,
+            "cosine": 0.99999,
+            "risks": [],
+        }
+        for place, name in enumerate(names)
+    ]
+    flips: list[Document] = []
+    if wrong:
+        norm = {"square": 90_000.0, "square_sum": None, "overflows": 7, "cosine": 0.0}
+        layers[1].update(norm, risks=[f"the squares of the variance overflow{text}"])
+        layers[4].update(overflows=5, cosine=0.0, largest=None, headroom=0.0)
+        flips = [
+            {"image": f"c0/0.jpg{text}", "exact": 0, "half": -1, "margin": 1.25},
+            {"image": f"c1/1.jpg{text}", "exact": 1, "half": 2, "margin": 0.001},
+        ]
+    return {
+        "path": str(bundle),
+        "name": manifest.name,
+        "version": manifest.version,
+        "content_digest": manifest.content_digest,
+        "inputs": "dataset" if wrong else "goldens",
+        "images": 64,
+        "assumptions": [f"every result is rounded{text}"],
+        "least_cosine": 0.99,
+        "first_wrong": layers[1]["name"] if wrong else None,
+        "top1_equal": 64 - len(flips),
+        "flips": flips,
+        "layers": layers,
+    }
 
 
 def measurements_of(

@@ -281,7 +281,9 @@ def output(analysis: Analysis) -> AnalyzeOutput:
     wrong = analysis.first_wrong
     return AnalyzeOutput(
         path=utf8(analysis.folder),
+        name=analysis.manifest.name,
         version=analysis.manifest.version,
+        content_digest=analysis.manifest.content_digest,
         inputs="goldens" if analysis.inputs == "goldens" else "dataset",
         images=analysis.images,
         assumptions=list(ASSUMPTIONS),

@@ -188,7 +188,10 @@ class BenchOutput(_Output):
 
 
 class ReportedOutput(_Output):
-    """One bundle of a report: how many of its claims are there, are false, were not checked."""
+    """One bundle of a report: how many of its claims are there, are false, were not checked.
+
+    ``analyses`` are those of its half precision that the page shows.
+    """
 
     path: str
     name: str
@@ -198,6 +201,7 @@ class ReportedOutput(_Output):
     claims: int
     false: int
     not_checked: int
+    analyses: int
 
 
 class ReportOutput(_Output):
@@ -372,10 +376,15 @@ class FlipOutput(_Output):
 
 
 class AnalyzeOutput(_Output):
-    """``vitaie-build analyze``: half precision emulated on the CPU, under ``assumptions``."""
+    """``vitaie-build analyze``: half precision emulated on the CPU, under ``assumptions``.
+
+    ``content_digest`` is the bundle's, whose model and preprocessing these are.
+    """
 
     path: str
+    name: str
     version: str
+    content_digest: str
     inputs: Literal["goldens", "dataset"]
     images: int
     assumptions: list[str]

@@ -519,6 +519,12 @@ def report_command(
     labels: Annotated[
         Optional[Path], typer.Option(metavar="FILE", help="A flat dataset's labels; looked for.")
     ] = None,
+    analysis: Annotated[
+        Optional[list[Path]],
+        typer.Option(
+            metavar="FILE.json", help="What vitaie-build analyze --json printed (repeatable)."
+        ),
+    ] = None,
     target: Annotated[
         str, typer.Option("--target", metavar="ID", help="Goldens in one target; all otherwise.")
     ] = "all",
@@ -536,7 +542,7 @@ def report_command(
     """
     from vitaie.runtime._report import write
 
-    options = write.Options(target, threads, device_id, data, labels)
+    options = write.Options(target, threads, device_id, data, labels, tuple(analysis or ()))
     with steps(write.steps_of(len(bundles)), quiet) as start:
         written = write.report(bundles, output, options, progress=start)
     if as_json:

@@ -63,7 +63,7 @@ def read_evidence(file: Path) -> Evidence:
     Raises:
         InputError: ``E_RECORD``, it is none, cannot be read, or contradicts itself.
     """
-    measurement = _parsed(_read(file), str(file))
+    measurement = _parsed(read_file(file), str(file))
     if isinstance(measurement, AccuracyMeasurement):
         actual = dataset_digest(measurement)
         if actual != measurement.dataset_digest:
@@ -159,18 +159,22 @@ def _parsed(data: bytes, where: str) -> Measurement:
         ) from None  # fmt: skip
 
 
-def _read(file: Path) -> bytes:
-    """Return a regular file's bytes; a FIFO or a device is not waited for."""
+def read_file(file: str | os.PathLike[str], limit: int = MAX_RECORD_BYTES) -> bytes:
+    """Return the bytes of a regular file of a record; a FIFO or a device is not waited for.
+
+    Raises:
+        InputError: ``E_RECORD``, there is none, or it is larger than ``limit`` bytes.
+    """
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         with open(descriptor, "rb") as stream:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise InputError("E_RECORD", file, expected="a regular file")
-            if status.st_size > MAX_RECORD_BYTES:
-                expected = f"at most {MAX_RECORD_BYTES} bytes"
+            if status.st_size > limit:
+                expected = f"at most {limit} bytes"
                 raise InputError("E_RECORD", file, expected=expected, got=status.st_size)
-            return stream.read(MAX_RECORD_BYTES + 1)
+            return stream.read(limit + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError("E_RECORD", file, expected="a file", got=reason) from None

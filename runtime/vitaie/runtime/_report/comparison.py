@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from vitaie.runtime._report.analysis import verdict
 from vitaie.runtime._report.figures import Figure, headline_speed
 from vitaie.runtime._report.found import Found
 from vitaie.runtime._report.shown import MAX_FIGURES, State
@@ -26,6 +27,10 @@ class Comparison:
 def compare(bundles: Sequence[Found], shown: Sequence[Sequence[Figure]]) -> Comparison:
     """Return the comparison of bundles whose ``figures`` are those ``shown``."""
     names = list(dict.fromkeys(figure.name for figures in shown for figure in figures))
+    half_precision: list[tuple[str, tuple[str, ...]]] = []
+    if any(found.analyses for found in bundles):
+        told = tuple(_half_precision(found) for found in bundles)
+        half_precision.append(("Half precision, emulated", told))
     rows = [
         ("Not checked here", tuple(_unchecked(found) for found in bundles)),
         *((name, tuple(_figure(figures, name) for figures in shown)) for name in names),
@@ -33,6 +38,7 @@ def compare(bundles: Sequence[Found], shown: Sequence[Sequence[Figure]]) -> Comp
         ("Top-1, published", tuple(_published(found) for found in bundles)),
         ("Drop from the source", tuple(_drop(found) for found in bundles)),
         ("Speed measured as", tuple(_speed(found) for found in bundles)),
+        *half_precision,
         ("Preprocessing", tuple(found.manifest.preprocess.profile for found in bundles)),
         ("Content digest", tuple(found.manifest.content_digest[:16] for found in bundles)),
         ("Folder", tuple(found.folder for found in bundles)),
@@ -85,6 +91,12 @@ def _drop(found: Found) -> str:
             lost = record.paired.source_only - record.paired.target_only
             return f"{100 * lost / record.dataset.images:.3f} points"
     return _NOT_MEASURED
+
+
+def _half_precision(found: Found) -> str:
+    for analysis in found.analyses[:1]:
+        return verdict(analysis)
+    return "not analyzed"
 
 
 def _speed(found: Found) -> str:

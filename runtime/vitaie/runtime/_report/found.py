@@ -8,7 +8,7 @@ anew, so that none of the bytes that somebody else made reaches a browser.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Callable, NamedTuple, Union
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from vitaie.manifests.manifest import Golden, Manifest
     from vitaie.manifests.measurement import Measurement
+    from vitaie.manifests.outputs import AnalyzeOutput
     from vitaie.runtime._claim import Claim
 
     _Path = Union[str, os.PathLike[str]]
@@ -75,6 +76,7 @@ class Found:
         pictures: By the sha256 of the file, pictures of the dataset as JPEG.
         no_picture: By the sha256 of the file, why there is none.
         data: The dataset's folder as it was given, or empty.
+        analyses: What half precision would do, computed elsewhere of the same content.
     """
 
     folder: str
@@ -86,6 +88,7 @@ class Found:
     pictures: Mapping[str, bytes]
     no_picture: Mapping[str, str]
     data: str
+    analyses: tuple[AnalyzeOutput, ...]
 
     @property
     def holds(self) -> bool:
@@ -101,6 +104,7 @@ def find(
     device_id: int = 0,
     data: _Path | None = None,
     labels: _Path | None = None,
+    analyses: Sequence[AnalyzeOutput] = (),
     progress: Callable[[str], None],
 ) -> Found:
     """Re-check a bundle as ``verify`` does, and read what a page shows of it.
@@ -112,6 +116,7 @@ def find(
         device_id: Which device targets that are made for one run on.
         data: The dataset, to show images of; none are when None.
         labels: The file of labels of a flat dataset; looked for when None.
+        analyses: Of this bundle, or of others, which are left out.
         progress: Called with each step's name as it starts.
 
     Raises:
@@ -120,9 +125,7 @@ def find(
         InputError: The dataset is none of this bundle.
     """
     folder = locate(path)
-    verdict = verify(
-        folder, target=target, threads=threads, device_id=device_id, progress=progress
-    )
+    verdict = verify(folder, target=target, threads=threads, device_id=device_id, progress=progress)
     progress("evidence and pictures")
     with open_bundle(folder) as bundle:
         if bundle.manifest.manifest_digest != verdict.manifest.manifest_digest:
@@ -157,6 +160,7 @@ def find(
         pictures,
         no_picture,
         "" if data is None else os.fspath(data),
+        tuple(each for each in analyses if each.content_digest == manifest.content_digest),
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
 
 from vitaie.runtime._report.accuracy import AccuracyView, accuracy_title, accuracy_view
+from vitaie.runtime._report.analysis import AnalysisView, analysis_views
 from vitaie.runtime._report.commands import claim_command, commands
 from vitaie.runtime._report.comparison import Comparison, compare
 from vitaie.runtime._report.figures import Figure, figures
@@ -68,6 +69,7 @@ class BundleView:
     gates: Shown[tuple[str, ...]]
     goldens: Shown[GoldenView]
     targets: Shown[tuple[str, ...]]
+    analyses: Shown[AnalysisView]
     toolchain: tuple[Fact, ...]
     packages: Shown[Fact]
     claims: Shown[Notice]
@@ -130,6 +132,7 @@ def _bundle(found: Found, anchor: str) -> BundleView:
         gates=first([_gate(found, gate) for gate in manifest.gates], MAX_ROWS),
         goldens=Shown(tuple(_goldens(found)), max(0, len(manifest.goldens) - MAX_GOLDENS)),
         targets=first([_target(target) for target in manifest.targets], MAX_ROWS),
+        analyses=first(list(analysis_views(found)), MAX_RECORDS),
         toolchain=tuple(_toolchain(found)),
         packages=first(
             [Fact(name, version) for name, version in manifest.toolchain.packages.items()],

@@ -12,9 +12,11 @@ from typing import NamedTuple, Union
 
 from vitaie.manifests.digests import sha256
 from vitaie.manifests.errors import InputError
-from vitaie.manifests.outputs import ReportedOutput, ReportOutput
+from vitaie.manifests.outputs import AnalyzeOutput, ReportedOutput, ReportOutput
+from vitaie.runtime._bundle import open_bundle
 from vitaie.runtime._environment import collect
 from vitaie.runtime._files import check_output, write_output
+from vitaie.runtime._report.analysis import check_analyses, read_analysis
 from vitaie.runtime._report.found import Found, find
 from vitaie.runtime._report.page import environment, to_html
 from vitaie.runtime._report.view import view
@@ -26,13 +28,23 @@ _SUFFIXES = (".html", ".htm")
 
 
 class Options(NamedTuple):
-    """What was asked for: whose goldens to run and how, and where the measured images are."""
+    """What was asked for.
+
+    Attributes:
+        target: Whose goldens are run.
+        threads: Of the engines that run them.
+        device_id: Which device targets that are made for one run on.
+        data: Where the measured images are.
+        labels: Their file of labels, where it is not looked for.
+        analyses: What ``vitaie-build analyze --json`` printed of the bundles.
+    """
 
     target: str = "all"
     threads: int | None = None
     device_id: int = 0
     data: _Path | None = None
     labels: _Path | None = None
+    analyses: tuple[_Path, ...] = ()
 
 
 def report(
@@ -48,7 +60,7 @@ def report(
 
     Raises:
         BundleError: A bundle does not open; nothing is written.
-        InputError: An argument is not valid, or the dataset is none of a bundle.
+        InputError: An argument is not valid, or the dataset or an analysis is none of a bundle.
         TargetUnavailable: The target named cannot run here, or Jinja is not installed.
         StoreError: The output exists.
         DiskError: The disk is full, read-only or broken.
@@ -62,7 +74,8 @@ def report(
         raise InputError("E_ARGUMENT", "labels", expected="--data DIR beside it")
     check_output(output)
     environment()  # what is missing is said before the work is done
-    found = [_find(bundle, options, progress) for bundle in bundles]
+    analyses = _analyses(bundles, options)
+    found = [_find(bundle, options, analyses, progress) for bundle in bundles]
     progress("page")
     data = to_html(view(found, collect()))
     write_output(output, data)
@@ -81,7 +94,24 @@ def steps_of(bundles: int) -> list[str]:
     return [*(one * bundles), "page"]
 
 
-def _find(bundle: _Path, options: Options, progress: Callable[[str], None]) -> Found:
+def _analyses(bundles: Sequence[_Path], options: Options) -> list[AnalyzeOutput]:
+    """Return the analyses, each of which is of one of the bundles."""
+    found = [(file, read_analysis(file)) for file in options.analyses]
+    if found:
+        digests: list[str] = []
+        for bundle in bundles:
+            with open_bundle(bundle) as opened:
+                digests.append(opened.manifest.content_digest)
+        check_analyses(found, digests)
+    return [analysis for _, analysis in found]
+
+
+def _find(
+    bundle: _Path,
+    options: Options,
+    analyses: Sequence[AnalyzeOutput],
+    progress: Callable[[str], None],
+) -> Found:
     return find(
         bundle,
         target=options.target,
@@ -89,6 +119,7 @@ def _find(bundle: _Path, options: Options, progress: Callable[[str], None]) -> F
         device_id=options.device_id,
         data=options.data,
         labels=options.labels,
+        analyses=analyses,
         progress=progress,
     )
 
@@ -104,6 +135,7 @@ def _reported(found: Found) -> ReportedOutput:
         claims=len(statuses),
         false=statuses.count("false"),
         not_checked=statuses.count("not checked"),
+        analyses=len(found.analyses),
     )
 
 
