@@ -5,7 +5,9 @@ when the double made it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Generator
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from tests.support.ascend_target import BATCH, NAME, add_target
 from vitaie import runtime
 from vitaie.manifests.errors import InputError, TargetUnavailable
 from vitaie.runtime import _ascend, _cli, _timing
-from vitaie.runtime._benchmark import open_session
+from vitaie.runtime._benchmark import Session, benchmark, open_session
 from vitaie.runtime._command import run
 from vitaie.runtime._model import DOUBLE
 
@@ -238,5 +240,81 @@ def test_every_command_runs_a_target_on_the_device_that_is_named(
                 assert asked == [], "timed calls are made in processes of their own"
                 assert _timing.run_untimed(session.request).goldens_hold
             assert asked == [1]
+        finally:
+            _ascend.finish()
+
+
+# Speed without the copies
+
+
+def request(session: Session, **changes: Any) -> _timing.Request:
+    short: dict[str, Any] = {"seconds": 0.01, "calls": 30, "warm_up": (1, 0.0), "turns": (2, 2)}
+    return session.request._replace(**{**short, **changes})
+
+
+def test_at_the_boundary_device_nothing_is_copied_while_calls_are_timed(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    with ascend.installed("t200") as package:
+        try:
+            bundle = add_target(small_bundle, tmp_path, "t200")
+            # one call, which whoever remembers inputs is shown first, is not timed
+            for boundary, copies in (("device", {0, 2}), ("host", {2})):
+                with open_session(
+                    bundle, target=NAME, batch_size=BATCH, boundary=boundary
+                ) as session:
+                    calls, marks = package._machine.calls, list[int]()
+                    timed = _timing.time_target(request(session), _marking(calls, marks))
+                    assert _copies(calls, marks) == copies
+                    asked = request(
+                        session,
+                        windows=[window for window, _ in timed.kept],
+                        shifts=[shift for shift, _ in timed.kept_distinct],
+                    )
+                    outputs = _timing.run_untimed(asked)
+                assert len(timed.start_ns) >= 30
+                assert outputs.windows == [digest for _, digest in timed.kept] != []
+                assert outputs.shifts == [digest for _, digest in timed.kept_distinct] != []
+        finally:
+            _ascend.finish()
+
+
+def _marking(calls: Sequence[str], marks: list[int]) -> Callable[[], int]:
+    """Return a clock that notes how many calls there were at each reading."""
+
+    def clock() -> int:
+        marks.append(len(calls))
+        return time.perf_counter_ns()
+
+    return clock
+
+
+def _copies(calls: Sequence[str], marks: Sequence[int]) -> set[int]:
+    """Return how many copies there are with a forward between two readings of the clock.
+
+    The most frequent number comes from at least so many calls as were timed.
+    """
+    found = Counter(
+        calls[begun:ended].count("copy")
+        for begun, ended in zip(marks, marks[1:])
+        if "forward" in calls[begun:ended]
+    )
+    (_, times), *others = found.most_common()
+    assert times >= 30
+    assert sum(count for _, count in others) <= 1
+    return set(found)
+
+
+def test_the_boundary_device_is_of_a_target_on_one_at_its_own_batch_size(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    with ascend.installed("v100"):
+        try:
+            bundle = add_target(small_bundle, tmp_path, "v100")
+            with pytest.raises(InputError, match="expected 4, as ascend310p3-fp32-b4-o0") as caught:
+                benchmark(bundle, target=NAME, batch_size=1, boundary="device")
+            assert caught.value.where == "batch_size"
+            with pytest.raises(TargetUnavailable, match="boundary device"):
+                benchmark(bundle, target="cpu", boundary="device")
         finally:
             _ascend.finish()

@@ -435,6 +435,30 @@ class Engine:
         ]
         return np.concatenate(pieces)
 
+    def put(self, batch: NDArray[np.float32]) -> OnDevice:
+        """Copy a batch of the size that the module was compiled for to the device.
+
+        Raises:
+            TargetUnavailable: The device refuses.
+        """
+        return self._device.put(batch)
+
+    def run(self, batch: OnDevice) -> OnDevice:
+        """Run such a batch, and wait for it; the logits stay on the device.
+
+        Raises:
+            TargetUnavailable: The device fails, or the batch has another shape.
+        """
+        return self._device.run(self._compiled, batch)
+
+    def get(self, logits: OnDevice) -> NDArray[np.float32]:
+        """Copy logits, float32 [B, classes], from the device.
+
+        Raises:
+            TargetUnavailable: The device fails.
+        """
+        return self._device.get(logits)
+
     def _piece(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run one call of the module's own batch size; what pads it is left out of the answer."""
         lacking = self._batch - len(images)
@@ -443,5 +467,4 @@ class Engine:
             padded = np.concatenate([images, padding])
         else:
             padded = images
-        device = self._device
-        return device.get(device.run(self._compiled, device.put(padded)))[: len(images)]
+        return self.get(self.run(self.put(padded)))[: len(images)]

@@ -135,7 +135,8 @@ def benchmark(
         threads: Threads of the engine; as many as there are processors when None.
         batch_size: Images of each call; 1 for ``single_stream``, 16 for ``offline`` when None.
         scenario: ``single_stream`` or ``offline``; what the batch size means when None.
-        boundary: ``host`` (tensor in, logits out) or ``end_to_end`` (JPEG in, top-5 out).
+        boundary: ``host`` (tensor in, logits out), ``end_to_end`` (JPEG in, top-5 out), or of a
+            target on a device ``device`` (input and output lie there).
         protocol: ``quick`` or ``full``.
         data: A dataset, of which photographs are drawn; the bundle's goldens with noise when None.
         seed: What all that is drawn follows from; unforeseeable when None.
@@ -196,9 +197,10 @@ def open_session(
     data: str | os.PathLike[str] | None = None,
     seed: int | None = None,
     device_id: int = 0,
+    boundary: str = "host",
 ) -> Generator[Session, None, None]:
-    """Yield a session of the protocol ``quick`` at the boundary ``host``; see ``benchmark``."""
-    asked = _asked(None, batch_size, None, "host", seed, device_id)
+    """Yield a session of the protocol ``quick``; see ``benchmark``."""
+    asked = _asked(None, batch_size, None, boundary, seed, device_id)
     with _session(path, target, asked, "quick", data, silent) as session:
         yield session
 
@@ -298,7 +300,7 @@ def _asked(
 def _options(bundle: Bundle, target: str, asked: _Asked) -> _Options:
     chosen = choose_target(bundle.manifest, target)
     check_device_of([chosen], asked.device_id)
-    if asked.boundary == "device":
+    if asked.boundary == "device" and chosen.device == "cpu":
         raise TargetUnavailable(
             "E_TARGET_UNAVAILABLE",
             chosen.id,
@@ -306,6 +308,9 @@ def _options(bundle: Bundle, target: str, asked: _Asked) -> _Options:
             got=f"a target on the {chosen.device}, which has no memory of its own",
             hint="Measure it with --boundary host.",
         )
+    if asked.boundary == "device" and asked.batch_size not in chosen.batch_sizes:
+        expected = f"{' or '.join(map(str, chosen.batch_sizes))}, as {chosen.id} was compiled for"
+        raise _invalid("batch_size", expected, asked.batch_size)
     return _Options(chosen, *asked)
 
 

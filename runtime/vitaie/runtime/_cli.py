@@ -439,7 +439,10 @@ def bench(
     ] = None,
     boundary: Annotated[
         str,
-        typer.Option(metavar="NAME", help="host: tensor to logits; end_to_end: JPEG to top-5."),
+        typer.Option(
+            metavar="NAME",
+            help="host: tensor to logits; end_to_end: JPEG to top-5; device: no copies.",
+        ),
     ] = "host",
     protocol: Annotated[
         str,

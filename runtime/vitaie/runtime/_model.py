@@ -230,6 +230,17 @@ class Model:
         identifier, label = self._labels[index]
         return Prediction(index, identifier, label, float(probabilities[index]))
 
+    def device_engine(self) -> _ascend.Engine:
+        """Return the engine of a target on a device, for whoever times it without the copies.
+
+        Raises:
+            InputError: The target runs on the CPU, or the model is closed.
+        """
+        if not isinstance(self._engine, _ascend.Engine):
+            expected, got = "an open target on a device", self.target.id
+            raise InputError("E_ARGUMENT", "boundary", expected=expected, got=got)
+        return self._engine
+
     def close(self) -> None:
         """Let go of the engine. Calls under way finish; later ones raise. May be called twice."""
         self._engine = None

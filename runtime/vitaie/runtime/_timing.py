@@ -18,7 +18,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, cycle
 from pathlib import Path
 from typing import Any, NamedTuple, Union
@@ -32,7 +32,7 @@ from vitaie.manifests.errors import BundleError, DiskError, VitaieError, is_out_
 from vitaie.runtime import _ascend, _images
 from vitaie.runtime._bundle import open_bundle
 from vitaie.runtime._goldens import check_golden_stages, check_logits
-from vitaie.runtime._model import Model, choose_target, load
+from vitaie.runtime._model import Model, Prediction, choose_target, load
 
 TOP_K = 5
 """Classes of each image that ``end_to_end`` gives."""
@@ -46,6 +46,8 @@ _JPEG_QUALITY = 90
 Batch = Union["NDArray[np.float32]", "list[bytes]"]
 Clock = Callable[[], int]
 _Call = Callable[[Any], Any]
+Ready = Union[Mapping[int, Any], Sequence[Any]]
+"""Batches that calls can take as they are, by their first image."""
 
 
 class Request(NamedTuple):
@@ -56,7 +58,7 @@ class Request(NamedTuple):
         bundle: The folder of one version.
         target: Its id.
         target_digest: What the bundle said when it was first opened.
-        boundary: ``host`` or ``end_to_end``.
+        boundary: ``host``, ``end_to_end`` or ``device``.
         batch_size: Images of each call.
         threads: Of the engine.
         memory: A file descriptor that holds the images one after another.
@@ -134,12 +136,14 @@ def time_target(request: Request, clock: Clock) -> Timed:
     with _load(request) as model:
         loaded = clock()
         right = model.target.target_digest == request.target_digest
-        call = caller(model, request.boundary, request.batch_size)
-        order = input_order(len(batches), request)
-        warm = warm_up(call, batches, order, request.warm_up, clock)
-        calls = time_calls(call, batches, order, warm.fastest_ns, request, clock)
+        prepare, call = caller(model, request.boundary, request.batch_size)
+        windows = range(0, len(batches), request.batch_size if request.boundary == "device" else 1)
+        order = [windows[place] for place in input_order(len(windows), request)]
+        ready = {window: prepare(batches[window]) for window in windows}
+        warm = warm_up(call, ready, order, request.warm_up, clock)
+        calls = time_calls(call, ready, order, warm.fastest_ns, request, clock)
         peak_mib = _peak_mib()
-        turns = take_turns(call, batches[0], request, clock)
+        turns = take_turns(call, batches[0], request, clock, prepare)
     return Timed(
         load_s=(loaded - begun) / 1e9,
         first_call_s=warm.first_ns / 1e9,
@@ -161,9 +165,9 @@ def run_untimed(request: Request) -> Outputs:
     batches = read_batches(request)
     with _load(request) as model:
         right = model.target.target_digest == request.target_digest
-        call = caller(model, request.boundary, request.batch_size)
-        windows = [digest(call(batches[window])) for window in request.windows]
-        shifts = [digest(call(shifted(batches[0], shift))) for shift in request.shifts]
+        prepare, call = caller(model, request.boundary, request.batch_size)
+        windows = [digest(call(prepare(batches[window]))) for window in request.windows]
+        shifts = [digest(call(prepare(shifted(batches[0], shift)))) for shift in request.shifts]
         with open_bundle(request.bundle) as bundle:
             tensors, _ = check_golden_stages(bundle)
             logits = [model.logits(tensor[np.newaxis]) for tensor in tensors]
@@ -232,17 +236,52 @@ def jpeg(pixels: NDArray[np.uint8]) -> bytes:
 # Calls
 
 
-def caller(model: Model, boundary: str, batch_size: int) -> _Call:
-    """Return the call that is timed: what a user of the runtime would make."""
+class Caller(NamedTuple):
+    """What is done to a batch before the clock is read, and the call that is timed."""
+
+    prepare: _Call
+    call: _Call
+
+
+class Left(NamedTuple):
+    """Logits that were left on the device, and who can copy them from there."""
+
+    engine: _ascend.Engine
+    logits: _ascend.OnDevice
+
+
+def caller(model: Model, boundary: str, batch_size: int) -> Caller:
+    """Return the call that is timed: what a user of the runtime would make.
+
+    At the boundary ``device`` the batch was copied there before, and the logits stay there.
+    """
     if boundary == "host":
-        return model.logits
-    if batch_size == 1:
-        return lambda batch: [model.classify(batch[0], TOP_K)]
-    return lambda batch: list(model.stream(batch, TOP_K, batch_size=batch_size))
+        return Caller(_as_it_is, model.logits)
+    if boundary == "device":
+        engine = model.device_engine()
+
+        def run(batch: _ascend.OnDevice) -> Left:
+            return Left(engine, engine.run(batch))
+
+        return Caller(engine.put, run)
+
+    def classify(batch: list[bytes]) -> list[list[Prediction]]:
+        return [model.classify(batch[0], TOP_K)]
+
+    def stream(batch: list[bytes]) -> list[list[Prediction]]:
+        return list(model.stream(batch, TOP_K, batch_size=batch_size))
+
+    return Caller(_as_it_is, classify if batch_size == 1 else stream)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def digest(output: Any) -> str:
     """Return the sha256 of logits, or of the predictions of each image."""
+    if isinstance(output, Left):
+        output = output.engine.get(output.logits)
     if isinstance(output, np.ndarray):
         return sha256(output.tobytes())
     rows = [[(p.index, p.probability) for p in predictions] for predictions in output]
@@ -260,7 +299,7 @@ class WarmUp(NamedTuple):
 
 def warm_up(
     call: _Call,
-    batches: Sequence[Batch],
+    batches: Ready,
     order: Sequence[int],
     least: tuple[int, float],
     clock: Clock,
@@ -294,7 +333,7 @@ class Calls(NamedTuple):
 
 def time_calls(
     call: _Call,
-    batches: Sequence[Batch],
+    batches: Ready,
     order: Sequence[int],
     fastest_ns: int,
     request: Request,
@@ -356,7 +395,9 @@ class Turns(NamedTuple):
     kept: list[tuple[int, str]]
 
 
-def take_turns(call: _Call, batch: Batch, request: Request, clock: Clock) -> Turns:
+def take_turns(
+    call: _Call, batch: Batch, request: Request, clock: Clock, prepare: _Call = _as_it_is
+) -> Turns:
     """Time a repeated batch and new ones in turns.
 
     All are shifted copies of one batch, made right before: they cost the same to compute and to
@@ -369,10 +410,10 @@ def take_turns(call: _Call, batch: Batch, request: Request, clock: Clock) -> Tur
     usual, *shifts = (int(shift) for shift in drawn)
     checked = set(chance.permutation(min(least, len(shifts)))[:_KEPT_DISTINCT].tolist())
     turns = Turns([], [], [])
-    call(shifted(batch, usual))  # whoever remembers inputs does so now
+    call(prepare(shifted(batch, usual)))  # whoever remembers inputs does so now
     for number, shift in enumerate(shifts):
         for repeated in (True, False) if number % 2 else (False, True):
-            images = shifted(batch, usual if repeated else shift)
+            images = prepare(shifted(batch, usual if repeated else shift))
             start = clock()
             output = call(images)
             taken = clock() - start
