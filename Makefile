@@ -6,10 +6,12 @@ BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
 # Files share the processors; a file's tests stay together, with what they share.
 PARALLEL ?= -n $(shell nproc) --dist loadfile --no-loadscope-reorder
+# The interpreter that has torch_aie or mindietorch, and vitaie with [builder,report].
+ASCEND_PYTHON ?= python3
 CPP_OPTIONS ?= -DVITAIE_WERROR=ON
 
 .PHONY: help setup demo test test-light test-long test-device-env test-aarch64 browser picture cpp \
-	cpp-test lint format bench schema clean
+	cpp-test ascend-acceptance lint format bench schema clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -60,6 +62,9 @@ lint: setup ## ruff, mypy, pyright, import-linter
 
 format: setup
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+ascend-acceptance: ## on a machine with a card, with CHECKPOINTS=DIR DATA=DIR: all of it, packed to send back
+	$(ASCEND_PYTHON) -m benchmarks.ascend --checkpoints "$(CHECKPOINTS)" --data "$(DATA)" $(ACCEPTANCE)
 
 bench: setup ## speed and memory beside what a user would use instead
 	$(BIN)/python -m benchmarks
