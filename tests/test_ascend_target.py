@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 
 from tests.support import ascend
 from tests.support.ascend_target import BATCH, NAME, add_target
+from tests.support.bundles import copy_bundle
 from vitaie import runtime
+from vitaie.builder.compile import DeviceOptions, compile_bundle
+from vitaie.builder.measure import Wanted
 from vitaie.manifests.errors import InputError, TargetUnavailable
-from vitaie.runtime import _ascend, _cli, _timing
+from vitaie.runtime import _ascend, _benchmark, _cli, _evaluate, _timing
 from vitaie.runtime._benchmark import Session, benchmark, open_session
 from vitaie.runtime._command import run
 from vitaie.runtime._model import DOUBLE
@@ -316,5 +319,35 @@ def test_the_boundary_device_is_of_a_target_on_one_at_its_own_batch_size(
             assert caught.value.where == "batch_size"
             with pytest.raises(TargetUnavailable, match="boundary device"):
                 benchmark(bundle, target="cpu", boundary="device")
+        finally:
+            _ascend.finish()
+
+
+# Compiling
+
+
+def test_what_is_compiled_is_proven_and_measured_on_the_device_that_is_named(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "store" / "small_vit").mkdir(parents=True)
+    bundle = copy_bundle(small_bundle, tmp_path / "store" / "small_vit" / "1.0.0")
+    photos = tmp_path / "data" / "c0"
+    photos.mkdir(parents=True)
+    shutil.copy(bundle / "golden" / "00.jpg", photos)
+    options = DeviceOptions("fp32", 0, (1,), device_id=1, allow_fallback=False)
+    asked: list[int] = []
+
+    def measured(*arguments: object, device_id: int, **more: object) -> None:
+        asked.append(device_id)
+        raise InputError("E_ARGUMENT", "the test", got="enough")
+
+    monkeypatch.setattr(_benchmark, "open_session", measured)
+    monkeypatch.setattr(_evaluate, "evaluate", measured)
+    with ascend.installed("v100") as package:
+        try:
+            for wanted in (Wanted(), Wanted(data=photos.parent, speed=False)):
+                with pytest.raises(InputError, match="enough"):
+                    compile_bundle(bundle, options, wanted)
+            assert asked == [package._machine.device] * 2 == [1, 1]
         finally:
             _ascend.finish()

@@ -269,6 +269,7 @@ class Staged(NamedTuple):
     verdicts: list[Verdict]
     compared: list[tuple[Compared, ...]]
     show: Callable[[Manifest], None]
+    device_id: int
 
 
 def stage_targets(
@@ -301,16 +302,16 @@ def stage_targets(
         images = read_images(bundle, tensors)
         rows = _compile_all(bundle, draft.aside(), options, ready, watch)
     files = _Files(draft.folder, draft.aside(), [row["id"] for row in rows])
-    staged = Staged([], [], [], files.show)
+    staged = Staged([], [], [], files.show, options.device_id)
     known: dict[str, list[NDArray[np.float32]]] = {}
     for level in options.levels:
         shown = [row for row in rows if row["optim_level"] == level]
         command = shlex.join(_command(base.name, options, level))
         staged_fields = {**fields, "toolchain": dict(fields["toolchain"])}
         staged_fields["toolchain"]["command"] += f" && {command}"
-        compared = _prove(files, staged_fields, shown, images, known, watch)
+        compared = _prove(files, staged_fields, shown, images, known, options.device_id, watch)
         watch.step("verify")
-        verdict = verify(draft.folder, known=known)
+        verdict = verify(draft.folder, known=known, device_id=options.device_id)
         check_verdict(verdict)
         staged.verdicts.append(verdict)
         staged.compared.append(compared)
@@ -333,7 +334,9 @@ def publish_staged(
         return Compiled(draft.publish(), verdict.manifest, verdict, staged.compared[0])
     from vitaie.builder import measure  # what it needs takes time to import
 
-    bundle = measure.Staged(draft.folder, staged.candidates, store, staged.show, draft.publish)
+    bundle = measure.Staged(
+        draft.folder, staged.candidates, store, staged.show, draft.publish, staged.device_id
+    )
     path, manifest = measure.measure_and_publish(
         bundle, measured, measure.Watch(watch.step, watch.images)
     )
@@ -532,6 +535,7 @@ def _prove(
     rows: Sequence[dict[str, Any]],
     images: Images,
     known: dict[str, list[NDArray[np.float32]]],
+    device_id: int,
     watch: Watch,
 ) -> tuple[Compared, ...]:
     """Run staged targets beside the source model, and write the manifest that says how they agree.
@@ -550,7 +554,7 @@ def _prove(
         goldens = len(bundle.manifest.goldens)
         for target, row in zip((t for t in draft.targets if t.id in ids), rows):
             watch.step(f"compare {target.id}")
-            logits = _run(bundle, target, images.tensors)
+            logits = _run(bundle, target, images.tensors, device_id)
             each = Compared(target, compare(logits, images.expected, target.tolerance))
             watch.compared(each)
             _check_same(each)
@@ -573,10 +577,10 @@ def _prove(
 
 
 def _run(
-    bundle: Bundle, target: Target, tensors: Sequence[NDArray[np.float32]]
+    bundle: Bundle, target: Target, tensors: Sequence[NDArray[np.float32]], device_id: int
 ) -> list[NDArray[np.float32]]:
     """Return a target's logits, float32 [classes], of each tensor, finite or not."""
-    engine = open_engine(bundle, target, None)
+    engine = open_engine(bundle, target, None, device_id)
     return [engine.logits(tensor[np.newaxis])[0] for tensor in tensors]
 
 

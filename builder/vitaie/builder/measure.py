@@ -111,6 +111,7 @@ class Staged(NamedTuple):
         store: The store that it will be published in.
         show: Makes the folder one of the candidates.
         publish: Publishes what is in the folder then.
+        device_id: Which device runs targets that are made for one.
     """
 
     folder: Path
@@ -118,6 +119,7 @@ class Staged(NamedTuple):
     store: Path
     show: Callable[[Manifest], None]
     publish: Callable[[], Path]
+    device_id: int = 0
 
 
 class Published(NamedTuple):
@@ -259,6 +261,7 @@ class _Measuring:
                 batch_size=self._wanted.batch_sizes[index],
                 data=data,
                 seed=seed,
+                device_id=self._staged.device_id,
             )
 
         with ExitStack() as stack:
@@ -306,6 +309,7 @@ class _Measuring:
             labels=wanted.labels,
             target=target.id,
             allow_missing=wanted.allow_missing,
+            device_id=self._staged.device_id,
             journal=_evaluate.journal_file(None, home, named, wanted.data),
             cache=_evaluate.cache_folder(),
             progress=self._watch.images,
