@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.support.bundles import copy_bundle, reseal
-from tests.test_benchmark import photographs
-from tests.test_measurement import performance
+from tests.support.images import photographs
+from tests.support.measurements import performance
 from vitaie.builder.attach import attach
 from vitaie.builder.store import publication
 from vitaie.manifests.errors import BundleError, StoreError, VitaieError

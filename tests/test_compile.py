@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from tests.support import ascend
 from tests.support.bundles import copy_bundle, document, reseal
+from tests.support.images import photographs
 from tests.test_attach import files
-from tests.test_benchmark import photographs
 from vitaie import runtime
 from vitaie.builder import cli as builder_cli
 from vitaie.builder import compile as compiling

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import pytest
 
 from tests.support.cpp import program
+from tests.support.edge import TORCHSCRIPT, edge, fails
 from tests.support.images import PHOTOS
-from tests.test_cpp_edge import TORCHSCRIPT, edge, fails
 from vitaie.manifests.manifest import preprocess_digest
 from vitaie.manifests.measurement import (
     PerformanceMeasurement,

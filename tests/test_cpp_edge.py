@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,13 +21,13 @@ from PIL import Image
 from tests.support.bundles import Document, copy_bundle, document, reseal
 from tests.support.canary import as_ours
 from tests.support.cpp import program
+from tests.support.edge import TORCHSCRIPT, Result, edge, fails
 from tests.support.images import PHOTOS
 from tests.support.manifests import measured_fields, target_digest
 from vitaie import runtime
 from vitaie.manifests.digests import canonical, sha256
 from vitaie.manifests.outputs import (
     ClassifyOutput,
-    ErrorOutput,
     InfoOutput,
     PreprocessOutput,
     VerifyOutput,
@@ -37,28 +37,8 @@ from vitaie.runtime._cli import app
 from vitaie.runtime._command import run
 
 CAT, ROCKET, ESPRESSO = (str(PHOTOS / name) for name in ("cat.jpg", "rocket.jpg", "espresso.jpg"))
-TORCHSCRIPT = "torchscript-cpu-fp32"
 PROBABILITY = 1e-4
 """How far a probability may be from Python's."""
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-def edge(*arguments: object, binary: Path | None = None, **options: Any) -> Result:
-    """Run ``vitaie-edge``."""
-    done = subprocess.run(
-        [binary or program("vitaie-edge"), *map(str, arguments)],
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-        timeout=300,
-        **options,
-    )
-    return Result(done.returncode, done.stdout, done.stderr)
 
 
 def python(capture: pytest.CaptureFixture[str], *arguments: object) -> Result:
@@ -72,20 +52,6 @@ def python(capture: pytest.CaptureFixture[str], *arguments: object) -> Result:
             signal.signal(number, handler)
     out, err = capture.readouterr()
     return Result(code, out, err)
-
-
-def fails(code: str, exit_code: int, *arguments: object, **options: Any) -> str:
-    """Assert that a command fails like this, told in one line and in JSON; return the line."""
-    plain = edge(*arguments, **options)
-    assert (plain.code, plain.out) == (exit_code, ""), plain
-    line = plain.err.splitlines()[-1]
-    assert line.startswith(f"{code}: ")
-    assert line.isprintable()
-    told = edge(*arguments, "--json", **options)
-    error = ErrorOutput.model_validate_json(told.out).error
-    assert (error.code, error.exit_code, told.code) == (code, exit_code, exit_code)
-    assert error.message == told.err.splitlines()[-1] == line
-    return line
 
 
 @pytest.fixture

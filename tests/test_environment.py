@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_measurement import performance
+from tests.support.measurements import performance
 from vitaie.manifests.measurement import Environment, PerformanceMeasurement
 from vitaie.runtime import _environment
 from vitaie.runtime._environment import collect, peak_of, peak_tflops

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from tests.doubles import simulated
 
-WARM = 50
+WARM = 30
+"""Calls: more than an untimed run makes, and fewer than a warm-up at 25 ms."""
 
 
 class Engine(simulated.Engine):

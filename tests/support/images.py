@@ -117,6 +117,17 @@ def photograph(number: int, width: int, height: int) -> NDArray[np.uint8]:
     return chosen
 
 
+def photographs(folder: Path, count: int) -> Path:
+    """Write so many different pictures into class folders, c0 to c4, of the small bundle."""
+    chance = np.random.default_rng(1)
+    for number in range(count):
+        path = folder / f"c{number % 5}" / f"{number:03d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = chance.integers(0, 256, (6, 8, 3), np.uint8)
+        Image.fromarray(coarse).resize((64, 48)).save(path, quality=90)
+    return folder
+
+
 def chunk(kind: bytes, data: bytes) -> bytes:
     """Return one chunk of a PNG."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

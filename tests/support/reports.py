@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.support.bundles import Document, copy_bundle, document, reseal
 from tests.support.manifests import get, paths, put, seal
-from tests.test_measurement import accuracy, performance
+from tests.support.measurements import accuracy, performance
 from vitaie.manifests.digests import sha256
 from vitaie.manifests.errors import VitaieError
 from vitaie.manifests.gates import Cells, Facts, judge, parse_gate
