@@ -184,6 +184,15 @@ def test_unknown_variant_is_told_the_known_ones_and_how_to_write_a_card(variant:
     assert "write a card file and give its path" in str(caught.value)
 
 
+@pytest.mark.parametrize("variant", ["vit.npz", "./a/VIT.NPZ", Path("vit.npz")])
+def test_a_checkpoint_in_a_variants_place_is_said_to_be_one(variant: str | Path) -> None:
+    with pytest.raises(CardError) as caught:
+        load_card(variant)
+    assert caught.value.code == "E_CARD_UNKNOWN"
+    assert caught.value.got == "the name of a checkpoint"
+    assert "--checkpoint" in caught.value.hint
+
+
 def test_card_file_that_is_not_there_is_unknown(tmp_path: Path) -> None:
     with pytest.raises(CardError, match=r"E_CARD_UNKNOWN.*none\.toml.*got No such file"):
         load_card(tmp_path / "none.toml")
@@ -200,6 +209,38 @@ MALFORMED: dict[str, tuple[str, str, str, str]] = {
         "no field of this name, got 2",
     ),
     "unknown table": ("[model]", "[extra]\n[model]", "extra", "got {}"),
+    "misspelt key": ("classes = 5", "clases = 5", "model.clases", "got 5). Did you mean classes?"),
+    "misspelt key that need not be": (
+        "[model]",
+        'chekpoint = "a.npz"\n[model]',
+        "chekpoint",
+        'got "a.npz"). Did you mean checkpoint?',
+    ),
+    "misspelt table": (
+        "[preprocess.timm]",
+        "[preprocess.tim]",
+        "preprocess.tim",
+        'got {"resize": 20}). Did you mean timm?',
+    ),
+    "key in upper case": ("depth = 2", "DEPTH = 2", "model.DEPTH", "Did you mean depth?"),
+    "key of another table": (
+        "[preprocess.timm]",
+        "image_size = 16\n[preprocess.timm]",
+        "preprocess.image_size",
+        "got 16). It belongs into [model].",
+    ),
+    "key below a table": (
+        "heads = 2",
+        "heads = 2\ngflop = 1.0",
+        "model.gflop",
+        "got 1.0). It belongs above the first table.",
+    ),
+    "key like no other": (
+        "resize = 20",
+        "resize = 20\nx = 1",
+        "preprocess.timm.x",
+        "got 1). There may be: resize.",
+    ),
     "missing field": ("depth = 2\n", "", "model.depth", "expected a value, got nothing"),
     "missing table": ("[preprocess.timm]\nresize = 20\n", "", "preprocess", "timm or modelzoo"),
     "text for a number": (

@@ -35,7 +35,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Optional, Union
+from typing import Annotated, Any, Literal, NamedTuple, Optional, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -185,6 +185,23 @@ class CardFile(_Strict):
     published: _Published = _Published()
 
 
+def _tables(
+    table: type[BaseModel], place: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Yield the path of each table that a card may have, and the keys that it may have."""
+    yield place, tuple(table.model_fields)
+    for key, info in table.model_fields.items():
+        kinds: list[Any] = [info.annotation]
+        while kinds:
+            kind = kinds.pop()
+            kinds += get_args(kind)
+            if get_origin(kind) is None and isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from _tables(kind, (*place, key))
+
+
+_TABLES = dict(_tables(CardFile))
+
+
 @dataclass(frozen=True)
 class Card:
     """One variant. ``load_card`` makes it.
@@ -283,6 +300,15 @@ def load_card(variant: Union[str, Path]) -> Card:
         CardError: E_CARD_UNKNOWN for a name that is not built in, or a file that is not there;
             E_CARD_MALFORMED with the field; E_CARD_LABELS with the line of the label file.
     """
+    if str(variant).lower().endswith(".npz"):
+        raise CardError(
+            "E_CARD_UNKNOWN",
+            variant,
+            expected="a variant's name, or a card file (.toml)",
+            got="the name of a checkpoint",
+            hint="A checkpoint comes after --checkpoint; vitaie-build checkpoint FILE.npz says"
+            " which variant it is.",
+        )
     if isinstance(variant, Path) or "/" in variant or variant.endswith(".toml"):
         return _read_card(Path(variant))
     if variant not in _known_names():
@@ -369,10 +395,31 @@ def _parse(data: bytes, path: Path) -> CardFile:
     try:
         return CardFile.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        faults = error.errors(include_url=False)
+    first = faults[0]
+    if first["type"] == "missing":  # a key that no card has explains what is missing in its place
+        first = next((each for each in faults if each["type"] == "extra_forbidden"), first)
     got = "nothing" if first["type"] == "missing" else _written(first["input"])
-    field = field_path(first["loc"])
-    raise CardError("E_CARD_MALFORMED", path, field=field, expected=expectation(first), got=got)
+    raise CardError(
+        "E_CARD_MALFORMED",
+        path,
+        field=field_path(first["loc"]),
+        expected=expectation(first),
+        got=got,
+        hint=_right_key(first["loc"]) if first["type"] == "extra_forbidden" else "",
+    )
+
+
+def _right_key(location: tuple[Union[int, str], ...]) -> str:
+    """Return what to write instead of a key that its table does not have."""
+    *above, wrong = [part for part in location if isinstance(part, str)]
+    for place, keys in _TABLES.items():
+        if wrong in keys:
+            where = f"into [{'.'.join(place)}]" if place else "above the first table"
+            return f"It belongs {where}."
+    keys = _TABLES[tuple(above)]
+    near = difflib.get_close_matches(wrong.lower(), keys, 1)
+    return f"Did you mean {near[0]}?" if near else f"There may be: {', '.join(keys)}."
 
 
 def _written(value: object) -> str:
