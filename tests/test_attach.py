@@ -213,11 +213,13 @@ def test_a_record_that_contradicts_itself_is_refused(
 
 
 def test_a_record_is_attached_once(bundle: Path, records: Records) -> None:
-    refused(bundle, "E_RECORD_TWICE", 4, records.accuracy, records.accuracy)
+    error = refused(bundle, "E_RECORD_TWICE", 4, records.accuracy, records.accuracy)
+    assert error.hint == "Leave it out: what was named before holds it."
     following = attach(bundle, [records.accuracy]).path
     spaced = json.dumps(json.loads(records.accuracy.read_bytes()), indent=2)
     records.accuracy.write_text(spaced, encoding="utf-8")
-    refused(following, "E_RECORD_TWICE", 4, records.accuracy)
+    error = refused(following, "E_RECORD_TWICE", 4, records.accuracy)
+    assert error.hint == "Leave it out: 1.0.1 holds it."
 
 
 @pytest.mark.parametrize(
@@ -288,6 +290,7 @@ def test_a_version_that_is_published_meanwhile_is_seen(
 
 def test_a_bundle_that_is_changed_meanwhile_is_not_published(
     bundle: Path, records: Records
+    assert (error.expected, error.got) == ("1.0.0", "1.0.7")
 ) -> None:
     def change(step: str) -> None:
         if step == "copy":

@@ -510,7 +510,8 @@ def test_what_is_no_store_is_refused(
     (tmp_path / "a_file").touch()
     code, _, err = run_audit(capsys, tmp_path / name)
     assert code == 1
-    assert "E_BUNDLE_NOT_FOUND" in err
+    assert err.startswith("E_BUNDLE_NOT_FOUND")
+    assert err.endswith(" Give a store, such as bundles, a folder of versions, or one version.\n")
 
 
 def test_reading_a_record_back_is_what_the_manifest_says(bundle: Path) -> None:

@@ -185,10 +185,10 @@ _QUERY = "Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel
 _DENSE = "Transformer/encoderblock_1/MlpBlock_3/Dense_0/kernel"
 
 HOSTILE = [
-    Hostile("empty", _only(b""), NOT_NPZ, "", "an empty file"),
-    Hostile("text", _only(b"weights\n"), NOT_NPZ, "", "begins with b'weights"),
-    Hostile("npy", _npy_only, NOT_NPZ, "", "a single .npy array"),
-    Hostile("pickle", _only(pickle.dumps([1.0])), NOT_NPZ, "", "a pickle"),
+    Hostile("empty", _only(b""), NOT_NPZ, "", "an empty file). Get it again"),
+    Hostile("text", _only(b"weights\n"), NOT_NPZ, "", "weights\\n'). Give the .npz file"),
+    Hostile("npy", _npy_only, NOT_NPZ, "", "a single .npy array). numpy.savez"),
+    Hostile("pickle", _only(pickle.dumps([1.0])), NOT_NPZ, "", "a pickle). It is never loaded"),
     Hostile("pytorch", _pytorch, MEMBER, "archive/data.pkl", "looks like a PyTorch file"),
     Hostile("object array", _numpy(_OBJECT), DTYPE, _HEAD, "got '|O'"),
     Hostile("not npy", _rename("head/bias.txt"), MEMBER, "head/bias.txt", "ends in .npy"),
@@ -344,16 +344,14 @@ HOSTILE = [
         "",
         "end record as the last 22 bytes",
     ),
-    Hostile(
-        "key missing", _without("cls"), KEYS, "cls", "expected an array [1, 1, 8], got no such"
-    ),
+    Hostile("key missing", _without("cls"), KEYS, "cls", "got no such array). The layout is"),
     Hostile("all keys but one missing", _first_only, KEYS, "embedding/bias", ""),
     Hostile(
         "key extra",
         _with("pre_logits/bias", np.ones(8, np.float32)),
         KEYS,
         "pre_logits/bias",
-        "expected no such array, got an array [8]",
+        "expected no such array, got an array [8]). Leave it out",
     ),
     Hostile(
         "key renamed", _rename("head/biases.npy"), KEYS, _HEAD, "none, but an array head/biases"

@@ -277,9 +277,11 @@ def test_a_bundle_that_does_not_open_is_1(cli: Cli, bundle: Path, tmp_path: Path
 def test_a_wrong_argument_is_2(cli: Cli, small_bundle: Path, tmp_path: Path) -> None:
     classify = ("classify", small_bundle)
     (tmp_path / "text.jpg").write_text("text")
-    cli.fails("E_IMAGE_FORMAT", 2, *classify, tmp_path / "text.jpg")
-    cli.fails("E_IMAGE_UNREADABLE", 2, *classify, tmp_path / "nowhere.jpg")
-    cli.fails("E_IMAGE_UNREADABLE", 2, *classify, tmp_path)
+    line = cli.fails("E_IMAGE_FORMAT", 2, *classify, tmp_path / "text.jpg")
+    assert ". Save it as JPEG or PNG" in line
+    for missing in (tmp_path / "nowhere.jpg", tmp_path):
+        line = cli.fails("E_IMAGE_UNREADABLE", 2, *classify, missing)
+        assert line.endswith(". Give the path of a JPEG or PNG file that may be read.")
     cli.fails("E_ARGUMENT", 2, *classify, CAT, "--top-k", "0")
     cli.fails("E_ARGUMENT", 2, *classify, CAT, "--threads", "0")
     cli.fails("E_TARGET_UNKNOWN", 2, *classify, CAT, "--target", "gpu")

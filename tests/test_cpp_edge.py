@@ -339,6 +339,7 @@ def test_images_that_are_none_are_refused_as_in_python(
         line = fails(code, 2, "classify", small_bundle, tmp_path / name)
         expected = python(capsys, "classify", small_bundle, tmp_path / name).err.splitlines()[-1]
         assert line.split(" (")[0] == expected.split(" (")[0]
+        assert line.split(").")[1:] == expected.split(").")[1:], "another hint"
 
 
 # preprocess

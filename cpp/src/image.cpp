@@ -8,6 +8,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <string_view>
 #include <system_error>
 
 #include "descriptor.hpp"
@@ -19,6 +20,8 @@ namespace {
 
 constexpr std::array<std::uint8_t, 3> jpeg_start = {0xFF, 0xD8, 0xFF};
 constexpr std::array<std::uint8_t, 8> png_signature = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1A, '\n'};
+
+constexpr std::string_view readable = "Give the path of a JPEG or PNG file that may be read.";
 
 template <std::size_t Size>
 bool starts_with(Bytes file, const std::array<std::uint8_t, Size>& start) {
@@ -42,7 +45,8 @@ void check_file_size(std::uint64_t size, std::string_view where) {
     if (size > max_image_bytes) {
         throw Error(Code::E_IMAGE_UNREADABLE, where)
             .expected("at most " + std::to_string(max_image_bytes) + " bytes")
-            .got(std::to_string(size));
+            .got(std::to_string(size))
+            .hint("Save it again, smaller.");
     }
 }
 
@@ -52,12 +56,14 @@ struct File {
 };
 
 [[noreturn]] void throw_unreadable(const std::string& path, int reason) {
-    throw Error(Code::E_IMAGE_UNREADABLE, path).got(std::generic_category().message(reason));
+    throw Error(Code::E_IMAGE_UNREADABLE, path)
+        .got(std::generic_category().message(reason))
+        .hint(readable);
 }
 
 File read_file(const std::string& path) {
     if (path.find('\0') != std::string::npos) {
-        throw Error(Code::E_IMAGE_UNREADABLE, path).got("embedded null byte");
+        throw Error(Code::E_IMAGE_UNREADABLE, path).got("embedded null byte").hint(readable);
     }
     const Descriptor descriptor(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
     struct stat status = {};
@@ -65,7 +71,7 @@ File read_file(const std::string& path) {
         throw_unreadable(path, errno);
     }
     if (!S_ISREG(status.st_mode)) {
-        throw Error(Code::E_IMAGE_UNREADABLE, path).expected("a regular file");
+        throw Error(Code::E_IMAGE_UNREADABLE, path).expected("a regular file").hint(readable);
     }
     check_file_size(static_cast<std::uint64_t>(status.st_size), path);
     const auto size = static_cast<std::size_t>(status.st_size);
@@ -119,7 +125,9 @@ Image decode(Bytes file, std::string_view where) {
     if (starts_with(file, png_signature)) {
         return decode_png(file, where);
     }
-    throw Error(Code::E_IMAGE_FORMAT, where).got(first_bytes(file));
+    throw Error(Code::E_IMAGE_FORMAT, where)
+        .got(first_bytes(file))
+        .hint("Save it as JPEG or PNG; what counts is its bytes, not its name.");
 }
 
 Image decode_file(const std::string& path) {

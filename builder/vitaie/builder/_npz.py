@@ -183,14 +183,19 @@ def _check_kind(file: OpenFile) -> None:
     if head.startswith((b"PK\3\4", b"PK\5\6")):
         return
     if not head:
-        got = "an empty file"
+        got, hint = "an empty file", "Get it again: nothing of it is here."
     elif head.startswith(b"\x93NUMPY"):
         got = "a single .npy array"
+        hint = "numpy.savez writes an archive of named arrays; the layout has many."
     elif head.startswith(b"\x80"):
         got = "a pickle"
+        hint = "It is never loaded, for it can run code: write its arrays with numpy.savez."
     else:
         got = f"a file that begins with {head!r}"
-    raise CheckpointError("E_CHECKPOINT_NOT_NPZ", file.path, expected="an .npz archive", got=got)
+        hint = "Give the .npz file of a checkpoint; vitaie-build variants names those published."
+    raise CheckpointError(
+        "E_CHECKPOINT_NOT_NPZ", file.path, expected="an .npz archive", got=got, hint=hint
+    )
 
 
 def _find_directory(file: OpenFile) -> tuple[int, int, int]:

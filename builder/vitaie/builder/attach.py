@@ -86,8 +86,11 @@ def attach(
 
 def _check_records(manifest: Manifest, found: Sequence[tuple[Path, Evidence]]) -> None:
     known = {artifact.path for artifact in manifest.artifacts}
+    new: set[str] = set()
     for file, evidence in found:
         check_subject(manifest, evidence.measurement, file)
-        if evidence.path in known:
-            raise StoreError("E_RECORD_TWICE", file, got=evidence.path)
-        known.add(evidence.path)
+        if evidence.path in known | new:
+            where = manifest.version if evidence.path in known else "what was named before"
+            hint = f"Leave it out: {where} holds it."
+            raise StoreError("E_RECORD_TWICE", file, got=evidence.path, hint=hint)
+        new.add(evidence.path)

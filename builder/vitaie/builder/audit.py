@@ -20,6 +20,8 @@ from vitaie.runtime._bundle import MANIFEST_NAME, open_bundle, parse_version
 _FORMULA = ("=", "+", "-", "@")
 """What a spreadsheet takes for a formula at the start of a cell."""
 
+_WHAT_TO_GIVE = "Give a store, such as bundles, a folder of versions, or one version."
+
 
 class Row(NamedTuple):
     """One finding, and the version's folder and number that it is of; "" when it does not open."""
@@ -43,8 +45,7 @@ def versions_below(path: Path) -> list[Path]:
     for name in [] if found else _folders_in(path):
         found += _versions_in(path / name)
     if not found:
-        hint = "Give a store, such as bundles, a folder of versions, or one version."
-        raise BundleError("E_BUNDLE_NOT_FOUND", path, hint=hint)
+        raise BundleError("E_BUNDLE_NOT_FOUND", path, hint=_WHAT_TO_GIVE)
     return found
 
 
@@ -60,7 +61,7 @@ def _folders_in(folder: Path) -> list[str]:
             folders = [e.name for e in entries if e.is_dir(follow_symlinks=False)]
     except (OSError, ValueError) as error:  # ValueError: NUL in the path
         got = error.strerror if isinstance(error, OSError) else error
-        raise BundleError("E_BUNDLE_NOT_FOUND", folder, got=got) from None
+        raise BundleError("E_BUNDLE_NOT_FOUND", folder, got=got, hint=_WHAT_TO_GIVE) from None
     return sorted(name for name in folders if not name.startswith("."))
 
 

@@ -256,9 +256,12 @@ def _difference(shapes: Mapping[str, Shape], model: Architecture) -> _Difference
     extra = next((name for name in shapes if name not in wanted), None)
     if missing is not None:
         got = "no such array" if extra is None else f"none, but an array {extra}"
-        return _Difference("E_CHECKPOINT_KEYS", missing, _array(wanted[missing]), got, "")
+        hint = "The layout is that of the augreg release's .npz files: write the arrays so."
+        return _Difference("E_CHECKPOINT_KEYS", missing, _array(wanted[missing]), got, hint)
     if extra is not None:
-        return _Difference("E_CHECKPOINT_KEYS", extra, "no such array", _array(shapes[extra]), "")
+        got = _array(shapes[extra])
+        hint = "Leave it out of the file, if the model works without it."
+        return _Difference("E_CHECKPOINT_KEYS", extra, "no such array", got, hint)
     name = next(name for name in wanted if shapes[name] != wanted[name])
     return _Difference(
         "E_CHECKPOINT_SHAPE",

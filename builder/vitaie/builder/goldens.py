@@ -109,7 +109,7 @@ def _read_golden(stem: str, path: Path, credit: str, spec: Preprocess) -> Golden
         pixels = _images.decode(data)
         crop = _preprocess.crop(pixels, spec)
     except ImageError as error:  # the bytes have no name; the file has
-        raise ImageError(error.code, path, expected=error.expected, got=error.got) from None
+        raise error.at(path) from None
     with PIL.Image.open(io.BytesIO(data)) as image:
         suffix = _SUFFIX["PNG" if image.format == "PNG" else "JPEG"]
     return Golden(stem, suffix, data, pixels, crop, _preprocess.tensor(crop, spec), credit)

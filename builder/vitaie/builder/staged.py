@@ -38,8 +38,8 @@ def check_newest(store: Path, manifest: Manifest, verb: str) -> None:
     Raises:
         StoreError: ``E_STORE_NEWER``; its hint begins with ``verb``.
     """
-    newest = versions(store, manifest.name)[-1:]
-    if newest != [manifest.version]:
+    newest = next(reversed(versions(store, manifest.name)), "none")
+    if newest != manifest.version:
         place = store / manifest.name
         with suppress(OSError):
             place = Path(os.path.relpath(place))

@@ -24,7 +24,9 @@ import errno
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional, TypeVar, Union
+
+_Error = TypeVar("_Error", bound="VitaieError")
 
 
 class ErrorCode(NamedTuple):
@@ -115,6 +117,20 @@ class VitaieError(Exception):
         detail = f" ({', '.join(facts)})" if facts else ""
         advice = f" {self.hint}" if self.hint else ""
         return f"{self.code}: {place}: {self.sentence}{detail}.{advice}"
+
+    def at(self: _Error, where: object, hint: Optional[str] = None) -> _Error:
+        """Return the same error of another place, and with another hint if one is given.
+
+        The frames that led to the first are not kept.
+        """
+        return type(self)(
+            self.code,
+            where,
+            field=self.field,
+            expected=self.expected,
+            got=self.got,
+            hint=self.hint if hint is None else hint,
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let an error cross from one process to another."""

@@ -367,7 +367,7 @@ def _read(
             pixels = _images.decode(file)
             tensor = _preprocess.preprocess(pixels, spec)
         except ImageError as error:  # of bytes, which have no name
-            raise ImageError(error.code, entry.file, got=error.got) from None
+            raise error.at(entry.file) from None
         if min(pixels.shape[:2]) < _LEAST_SIDE:
             expected = f"a photograph of at least {_LEAST_SIDE} pixels each way"
             raise _invalid(entry.file, expected, f"{pixels.shape[1]}x{pixels.shape[0]}")

@@ -169,8 +169,7 @@ def _helpful(error: VitaieError, arguments: Sequence[str]) -> VitaieError:
         hint = f"Found there: {', '.join(map(str, found))}."
     else:
         return error
-    kind, field, expected, got = type(error), error.field, error.expected, error.got
-    return kind(error.code, where, field=field, expected=expected, got=got, hint=hint)
+    return error.at(where, hint)
 
 
 def _bundles_below(folder: Path) -> list[Path]:

@@ -34,7 +34,7 @@ from vitaie.runtime._model import (
     missing_for,
     read_labels,
 )
-from vitaie.runtime._seeing import TOP, Batch, Engines, Seen, renamed, see_here
+from vitaie.runtime._seeing import TOP, Batch, Engines, Seen, see_here
 from vitaie.runtime._sources import read_known, write_known
 
 if TYPE_CHECKING:
@@ -384,7 +384,7 @@ def _add(tally: Progress, entries: Sequence[Entry], block: Sequence[Seen]) -> Pr
 
 def _too_many(error: ImageError, allowed: int) -> ImageError:
     hint = f"Repair or remove it, or count it as missing: --allow-missing {allowed + 1}."
-    return renamed(error, error.where, hint)
+    return error.at(error.where, hint)
 
 
 # The source's predictions

@@ -55,7 +55,7 @@ def check_golden_stages(bundle: Bundle) -> tuple[list[NDArray[np.float32]], list
             crop = _preprocess.crop(pixels, bundle.manifest.preprocess)
         except ImageError as error:
             where = bundle.folder / golden.source
-            raise BundleError("E_BUNDLE_GOLDEN", where, got=error) from None
+            raise BundleError("E_BUNDLE_GOLDEN", where, got=error.at(error.where, "")) from None
         tensor = _preprocess.tensor(crop, bundle.manifest.preprocess)
         shipped = _decode(bundle, golden.crop)
         size = (golden.height, golden.width, 3)
@@ -86,7 +86,8 @@ def _decode(bundle: Bundle, path: str) -> NDArray[np.uint8]:
     try:
         return _images.decode(bundle.read(path).tobytes())
     except ImageError as error:
-        raise BundleError("E_BUNDLE_GOLDEN", bundle.folder / path, got=error) from None
+        got = error.at(error.where, "")  # what a user may do about an image of their own
+        raise BundleError("E_BUNDLE_GOLDEN", bundle.folder / path, got=got) from None
 
 
 def is_like_the_builder(target: Target) -> bool:

@@ -35,6 +35,7 @@ MAX_FILE_BYTES = 2**29
 MAX_TEXT_BYTES = 2**24
 """A PNG's text chunk may be this long; it is skipped, never unpacked."""
 
+_READABLE = "Give the path of a JPEG or PNG file that may be read."
 _DECODER_ERRORS = (
     *(OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError),
     *(struct.error, zlib.error),
@@ -108,7 +109,9 @@ def read_file(path: str, where: str) -> bytes:
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise ImageError("E_IMAGE_UNREADABLE", where, expected="a regular file")
+                raise ImageError(
+                    "E_IMAGE_UNREADABLE", where, expected="a regular file", hint=_READABLE
+                )
             _check_file_size(status.st_size, where)
             with open(descriptor, "rb", closefd=False) as file:
                 return file.read(status.st_size)
@@ -116,13 +119,17 @@ def read_file(path: str, where: str) -> bytes:
             os.close(descriptor)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ImageError("E_IMAGE_UNREADABLE", where, got=reason) from error
+        raise ImageError("E_IMAGE_UNREADABLE", where, got=reason, hint=_READABLE) from error
 
 
 def _check_file_size(size: int, where: str) -> None:
     if size > MAX_FILE_BYTES:
         raise ImageError(
-            "E_IMAGE_UNREADABLE", where, expected=f"at most {MAX_FILE_BYTES} bytes", got=size
+            "E_IMAGE_UNREADABLE",
+            where,
+            expected=f"at most {MAX_FILE_BYTES} bytes",
+            got=size,
+            hint="Save it again, smaller.",
         )
 
 
@@ -147,7 +154,8 @@ def _from_bytes(data: bytes, where: str) -> PillowImage.Image:
     except _DECODER_ERRORS as error:
         raise _broken(where, error) from error
     got = f"bytes {data[:8].hex(' ')}" if data else "no bytes"
-    raise ImageError("E_IMAGE_FORMAT", where, got=got)
+    hint = "Save it as JPEG or PNG; what counts is its bytes, not its name."
+    raise ImageError("E_IMAGE_FORMAT", where, got=got, hint=hint)
 
 
 def _load(image: PillowImage.Image, where: str) -> PillowImage.Image:

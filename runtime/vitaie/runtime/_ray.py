@@ -436,7 +436,7 @@ def _no_vitaie(error: Exception) -> TargetUnavailable:
 def missing() -> str:
     """Return what this machine lacks to use a cluster."""
     if importlib.util.find_spec("ray") is None:
-        return "ray is not installed: install vitaie's extra [ray]"
+        return "ray is not installed: install vitaie's extra [ray], as README says"
     return ""
 
 

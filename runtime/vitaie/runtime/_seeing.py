@@ -164,11 +164,4 @@ def read_entry(entry: Entry, spec: Preprocess) -> Image | ImageError:
         data = _images.read_file(entry.file, entry.file)
         return Image(len(data), sha256(data), _preprocess.preprocess(data, spec))
     except ImageError as error:  # of bytes, which have no name
-        return renamed(error, entry.file, error.hint)
-
-
-def renamed(error: ImageError, where: str, hint: str) -> ImageError:
-    """Return an error as one of another place, without the frames that led to it."""
-    return ImageError(
-        error.code, where, field=error.field, expected=error.expected, got=error.got, hint=hint
-    )
+        return error.at(entry.file)

@@ -38,7 +38,7 @@ def environment() -> Environment:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
         from markupsafe import Markup
     except ImportError as error:
-        hint = "Install vitaie's extra [report]: pip install 'vitaie[report]'."
+        hint = "Install vitaie's extra [report], as README says."
         raise TargetUnavailable("E_EXTRA_MISSING", error.name or "jinja2", hint=hint) from None
 
     def plain(value: object) -> object:
