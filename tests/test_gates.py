@@ -18,6 +18,7 @@ from vitaie.manifests.gates import (
     Facts,
     Gate,
     Outcome,
+    ask_gate,
     exit_code,
     judge,
     parse_gate,
@@ -148,6 +149,25 @@ def test_anything_else_is_refused_in_one_line(text: str, code: str) -> None:
     assert caught.value.code == code
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["top1>=0.95", "top5>=0.000001", "top1>=1", "top5>=1.0"])
+def test_a_rate_that_can_only_be_a_share_is_not_asked_for(text: str) -> None:
+    """It would pass nearly everything. A bundle that says it passed it may still be judged."""
+    with pytest.raises(InputError) as caught:
+        ask_gate(text)
+    gate = parse_gate(text)
+    share = f"write '{gate.metric}>={100 * gate.value:g}"
+    assert caught.value.code == "E_GATE_VALUE"
+    assert share in caught.value.hint
+    assert "in percent" in (caught.value.expected or "")
+
+
+@pytest.mark.parametrize(
+    "text", [*EXAMPLES, "top1>=0", "top1>=1.000001", "top1_drop<=0.003", "agreement>=0.95"]
+)
+def test_every_other_gate_is_asked_for_as_it_is_read(text: str) -> None:
+    assert ask_gate(text) == parse_gate(text)
 
 
 def test_a_gate_the_wrong_way_round_says_which_way_is_right() -> None:

@@ -230,7 +230,8 @@ def test_what_can_never_be_is_refused_before_any_work(
     for arguments, code in (
         (("--require", "top1>84"), "E_GATE_OPERATOR"),
         (("--require", "top1"), "E_GATE_SYNTAX"),
-        (("--require", "top1>=1"), "E_GATE_UNDECIDABLE"),
+        (("--require", "top1>=0.84"), "E_GATE_VALUE"),
+        (("--require", "top1>=84"), "E_GATE_UNDECIDABLE"),
         (("--require", "fps>=1", "--skip-measure"), "E_GATE_UNDECIDABLE"),
         (("--data", tmp_path / "none"), "E_DATASET_NOT_FOUND"),
         (("--data", photos.parent / "other"), "E_DATASET_CLASS"),

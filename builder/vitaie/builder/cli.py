@@ -276,11 +276,11 @@ def _wanted(
     if skip_measure and data is None and not require:
         return None
     from vitaie.builder.measure import Wanted
-    from vitaie.manifests.gates import parse_gate
+    from vitaie.manifests.gates import ask_gate
 
     if labels is not None and data is None:
         raise InputError("E_ARGUMENT", "--labels", expected="a dataset with it: --data DIR")
-    gates = tuple(dict.fromkeys(parse_gate(text) for text in require or ()))
+    gates = tuple(dict.fromkeys(ask_gate(text) for text in require or ()))
     return Wanted(
         data=data,
         labels=labels,
@@ -494,10 +494,10 @@ def gate(
     Example: vitaie-build gate bundles/vit_base_patch16_224 --require 'top1>=84.0'
     """
     from vitaie.builder.gate import judge_bundle
-    from vitaie.manifests.gates import exit_code, parse_gate, worst
+    from vitaie.manifests.gates import ask_gate, exit_code, worst
     from vitaie.manifests.outputs import GateOutput, JudgedGateOutput
 
-    gates = [parse_gate(text) for text in require or ()]
+    gates = [ask_gate(text) for text in require or ()]
     found = judge_bundle(bundle, gates, target=target, records=record or ())
     _say_doubles([found.target], quiet)
     if as_json:

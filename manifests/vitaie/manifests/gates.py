@@ -56,6 +56,10 @@ _METRICS = {
 }
 
 
+_RATES = ("top1", "top5")
+"""What is asked for in percent, and by slip as a share: of a drop a share would ask for more."""
+
+
 @dataclass(frozen=True)
 class Gate:
     """One requirement, such as ``top1>=84.0``. Made by ``parse_gate``.
@@ -108,6 +112,28 @@ def parse_gate(text: str) -> Gate:
     if at_end or not metric.low <= value <= metric.high:
         raise InputError("E_GATE_VALUE", where, expected=_expected(metric), got=number)
     return Gate(name, metric.operator, value)
+
+
+def ask_gate(text: str) -> Gate:
+    """Read a gate that somebody asks for now, and refuse one that can only be a slip.
+
+    A rate of at most 1 percent is a share that was meant as one: ``top1>=0.95`` would pass a
+    model that is right in one image of a hundred. 0 is the same in both, and asks that there be
+    a measurement. What a bundle says it passed is read by ``parse_gate``, whatever its value.
+
+    Raises:
+        InputError: As ``parse_gate``; ``E_GATE_VALUE`` too for such a share.
+    """
+    gate = parse_gate(text)
+    if gate.metric in _RATES and 0 < gate.value <= 1:
+        metric = _METRICS[gate.metric]
+        percent = Gate(gate.metric, gate.operator, float(100 * _exact(gate.value)))
+        hint = f"It is in percent: write '{percent}' for a share of {gate.value:g}."
+        expected = f"0, or more than 1, {metric.unit}"
+        raise InputError(
+            "E_GATE_VALUE", f"--require {text}", expected=expected, got=f"{gate.value:g}", hint=hint
+        )
+    return gate
 
 
 def _expected(metric: _Metric) -> str:
