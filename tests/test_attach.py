@@ -19,12 +19,14 @@ from tests.support.bundles import copy_bundle, reseal
 from tests.support.images import photographs
 from tests.support.measurements import performance
 from vitaie.builder.attach import attach
+from vitaie.builder.cli import app
 from vitaie.builder.store import publication
 from vitaie.manifests.errors import BundleError, StoreError, VitaieError
 from vitaie.manifests.manifest import Manifest
 from vitaie.manifests.measurement import AccuracyMeasurement, to_bytes
 from vitaie.manifests.outputs import AttachOutput, ErrorOutput
 from vitaie.runtime import verify
+from vitaie.runtime._command import run
 from vitaie.runtime._evaluate import evaluate
 
 COMMAND = Path(sys.executable).with_name("vitaie-build")
@@ -125,6 +127,23 @@ def test_the_command_prints_the_path_last_or_one_document(bundle: Path, records:
     done = subprocess.run(again, capture_output=True, text=True, check=False)
     shown = AttachOutput.model_validate_json(done.stdout)
     assert (shown.version, len(shown.evidence), done.stderr) == ("1.0.2", 1, "")
+    assert shown.invalid == []
+
+
+def test_a_speed_that_is_invalid_is_attached_and_said_to_be_so(
+    bundle: Path, records: Records, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A gate is undecidable by it, so nothing is claimed; hidden it would be a claim."""
+    changed(records.performance, lambda record: record["honesty"].update(differing=1))
+    arguments = ["attach", str(bundle), *map(str, records), "--json", "--quiet"]
+    assert run(app, "vitaie-build", arguments) == 0
+    out, err = capsys.readouterr()
+    shown = AttachOutput.model_validate_json(out)
+    (record,) = manifest_of(Path(shown.path)).performance
+    assert record.verdict == "INVALID"
+    ((evidence, reasons),) = [(each.evidence, each.reasons) for each in shown.invalid]
+    assert (evidence, reasons) == (record.latencies, list(record.reasons))
+    assert err == f"INVALID, no gate accepts it: {evidence}: {'; '.join(reasons)}\n"
 
 
 # What is refused
@@ -271,6 +290,7 @@ def test_only_the_newest_version_is_gone_on_from(bundle: Path, records: Records)
     shutil.copytree(bundle, bundle.with_name("1.0.7"))
     error = refused(bundle, "E_STORE_NEWER", 4, records.accuracy)
     assert "Attach to the newest" in error.hint
+    assert (error.expected, error.got) == ("1.0.0", "1.0.7")
 
 
 def test_a_version_that_is_published_meanwhile_is_seen(
@@ -290,7 +310,6 @@ def test_a_version_that_is_published_meanwhile_is_seen(
 
 def test_a_bundle_that_is_changed_meanwhile_is_not_published(
     bundle: Path, records: Records
-    assert (error.expected, error.got) == ("1.0.0", "1.0.7")
 ) -> None:
     def change(step: str) -> None:
         if step == "copy":

@@ -121,8 +121,13 @@ def test_what_a_bundle_says_of_its_measurements_follows_from_the_evidence_it_kee
     assert verify(bundle).holds
     assert not (tmp_path / "store.refused").exists()
 
-    # The gates again, by the evidence alone.
-    assert build("gate", bundle)[0] == 0
+    # The gates again, by the evidence alone; what did not count is named.
+    code, _, err = build("gate", bundle)
+    first, second = (speed.latencies for speed in manifest.performance)
+    assert code == 0
+    assert f"speed       {first}\n" in err
+    assert f"not judged  {second}, measured {manifest.performance[1].created}" in err
+    assert f": --record {second}\n" in err
     code, out, _ = build("gate", bundle, "--require", "top1>=99", "--require", "fps>=50", "--json")
     judged = GateOutput.model_validate_json(out)
     assert (code, judged.verdict) == (1, "fail")
@@ -131,6 +136,7 @@ def test_what_a_bundle_says_of_its_measurements_follows_from_the_evidence_it_kee
     code, out, _ = build("gate", bundle, "--require", "latency_p90_ms<=20",
                          "--record", manifest.performance[1].latencies)  # fmt: skip
     assert (code, out.split(":")[0]) == (1, "fail")
+    assert (judged.performance, judged.others) == (first, [second])
     code, out, _ = build("gate", bundle, "--require", "latency_p99.9_ms<=11")
     assert (code, out.split(":")[0]) == (6, "undecidable")
     assert build("gate", bundle, "--require", "fps>=1", "--target", "torchscript-cpu-fp32")[0] == 6

@@ -186,6 +186,23 @@ def test_every_command_names_the_folder_so_that_a_shell_takes_it(
     assert not [each for each in commands if str(odd) in each and f"'{odd}'" not in each]
 
 
+def test_records_of_the_same_are_told_apart_by_when_they_were_measured_and_where_they_lie(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    accuracy, speed = measurements_of(small_bundle)
+    later = accuracy.environment.model_copy(update={"created": "2026-11-25T12:00:00Z"})
+    again = (accuracy, accuracy.model_copy(update={"environment": later}), speed)
+    shown = seen(with_records(small_bundle, tmp_path / "bundle", again))
+    first, second = (record.title for record in shown.accuracy.rows)
+    records = document(tmp_path / "bundle")["accuracy"]
+    same = f"onnxruntime-cpu-fp32 on {accuracy.dataset}, measured "
+    assert first == f"{same}2026-11-24T12:00:00Z, {records[0]['predictions']}"
+    assert second == f"{same}2026-11-25T12:00:00Z, {records[1]['predictions']}"
+    assert [record.title for record in shown.speed.rows] == [
+        "onnxruntime-cpu-fp32, host, single_stream, batch 1"
+    ]
+
+
 def test_gates_and_levels_are_shown_row_by_row(bundle: Path) -> None:
     add_gates_and_levels(bundle)
     shown = seen(bundle)

@@ -26,16 +26,25 @@ from vitaie.runtime._evidence import Evidence, check_subject, read_evidence
 from vitaie.runtime._verify import Verdict, verify
 
 if TYPE_CHECKING:
+    from vitaie.manifests.contents import PerformanceRecord
     from vitaie.manifests.manifest import Manifest
 
 STEPS = ("records", "bundle", "copy", "verify", "publish")
 
 
 class Attached(NamedTuple):
-    """The version that was published, the paths of the new evidence in it, and its verdict."""
+    """The version that was published, and what is new in it.
+
+    Attributes:
+        path: Its folder.
+        evidence: The paths in it of the new evidence.
+        invalid: The new records of speed that no gate accepts; they are kept, and said to be so.
+        verdict: What ``verify`` says of it.
+    """
 
     path: Path
     evidence: tuple[str, ...]
+    invalid: tuple[PerformanceRecord, ...]
     verdict: Verdict
 
 
@@ -76,12 +85,18 @@ def attach(
         copy_tree(folder, draft.folder)
         evidence = [each for _, each in found]
         fields = {**with_records(manifest, evidence), "version": draft.version}
-        write_records(draft.folder, fields, evidence)
+        written = write_records(draft.folder, fields, evidence)
         say("verify")
         verdict = verify(draft.folder)
         check_verdict(verdict)
         say("publish")
-        return Attached(draft.publish(), tuple(each.path for each in evidence), verdict)
+        paths = tuple(each.path for each in evidence)
+        invalid = tuple(
+            record
+            for record in written.performance
+            if record.latencies in paths and record.verdict == "INVALID"
+        )
+        return Attached(draft.publish(), paths, invalid, verdict)
 
 
 def _check_records(manifest: Manifest, found: Sequence[tuple[Path, Evidence]]) -> None:

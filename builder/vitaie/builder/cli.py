@@ -3,6 +3,7 @@
 # No postponed annotations here: on Python 3.9 typer reads Annotated only when it is evaluated.
 
 import importlib.util
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -455,17 +456,24 @@ def attach(
     Example: vitaie-build attach bundles/vit_base_patch16_224 accuracy.json performance.json
     """
     from vitaie.builder import attach as attaching
-    from vitaie.manifests.outputs import AttachOutput
+    from vitaie.manifests.outputs import AttachOutput, InvalidOutput
 
     with steps(attaching.STEPS, quiet) as start:
         done = attaching.attach(bundle, records, progress=start)
     _say_doubles(done.verdict.manifest.targets, quiet)
+    for record in done.invalid:
+        reasons = "; ".join(record.reasons)
+        say(f"INVALID, no gate accepts it: {record.latencies}: {reasons}", quiet=False)
     suggest(quiet, "vitaie", "info", done.path)
     if as_json:
         print_json(
             AttachOutput(
                 **_version_fields(done.path, done.verdict.manifest),
                 evidence=list(done.evidence),
+                invalid=[
+                    InvalidOutput(evidence=each.latencies, reasons=list(each.reasons))
+                    for each in done.invalid
+                ],
                 claims=claims_output(done.path, done.verdict),
             )
         )
@@ -517,6 +525,7 @@ def gate(
                 target=found.target.id,
                 accuracy=found.accuracy,
                 performance=found.performance,
+                others=[record.path for record in found.others],
                 verdict=worst(found.outcomes),
                 gates=rows,
             )
@@ -524,6 +533,10 @@ def gate(
     else:
         for kind, path in (("accuracy", found.accuracy), ("speed", found.performance)):
             say(f"{kind:<12}{path or 'not measured'}", quiet)
+        for other in found.others:
+            age = ", later" if other.newer else ""
+            option = shlex.join(["--record", other.path])
+            say(f"not judged  {other.path}, measured {other.created}{age}: {option}", quiet)
         for each in found.outcomes:
             print(printable(each, 2000))
     suggest(quiet, "vitaie", "info", found.folder)

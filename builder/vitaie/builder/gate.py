@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
@@ -17,6 +17,20 @@ if TYPE_CHECKING:
     from vitaie.manifests.manifest import Manifest, Target
 
 
+class Other(NamedTuple):
+    """Evidence that did not count, of a kind of which other evidence did.
+
+    Attributes:
+        path: In the bundle.
+        created: When it was measured, as the manifest says.
+        newer: Whether that is later than what counted.
+    """
+
+    path: str
+    created: str
+    newer: bool
+
+
 class Judgement(NamedTuple):
     """How gates were decided, and by which evidence: paths in the bundle, None where none is."""
 
@@ -25,6 +39,7 @@ class Judgement(NamedTuple):
     target: Target
     accuracy: Optional[str]
     performance: Optional[str]
+    others: list[Other]
     outcomes: list[Outcome]
 
 
@@ -59,16 +74,28 @@ def judge_bundle(
         if not gates:
             expected = "--require GATE, since the bundle says of none that it passed it"
             raise InputError("E_ARGUMENT", "--require", expected=expected)
-        accuracy = [each.predictions for each in manifest.accuracy if each.target_digest == digest]
-        speed = [each.latencies for each in manifest.performance if each.target_digest == digest]
+        accuracy = {
+            e.predictions: e.created for e in manifest.accuracy if e.target_digest == digest
+        }
+        speed = {e.latencies: e.created for e in manifest.performance if e.target_digest == digest}
         _check_named(records, accuracy, speed)
         predictions, latencies = _first(accuracy, records), _first(speed, records)
         facts = facts_of(_record(bundle, predictions, digest), _record(bundle, latencies, digest))
         outcomes = [judge(gate, facts) for gate in gates]
-        return Judgement(bundle.folder, manifest, chosen, predictions, latencies, outcomes)
+        others = [*_others(accuracy, predictions), *_others(speed, latencies)]
+        return Judgement(bundle.folder, manifest, chosen, predictions, latencies, others, outcomes)
 
 
-def _check_named(records: Sequence[str], accuracy: Sequence[str], speed: Sequence[str]) -> None:
+def _others(created: Mapping[str, str], taken: Optional[str]) -> list[Other]:
+    """Return the evidence of a kind that was not taken, by its paths and times."""
+    return [
+        Other(path, time, time > created[taken])
+        for path, time in created.items()
+        if taken is not None and path != taken
+    ]
+
+
+def _check_named(records: Sequence[str], accuracy: Collection[str], speed: Collection[str]) -> None:
     for record in records:
         kind = next((each for each in (accuracy, speed) if record in each), None)
         if kind is None or sum(other in kind for other in records) > 1:
@@ -76,7 +103,7 @@ def _check_named(records: Sequence[str], accuracy: Sequence[str], speed: Sequenc
             raise InputError("E_ARGUMENT", "--record", expected=expected, got=record)
 
 
-def _first(paths: Sequence[str], named: Sequence[str]) -> Optional[str]:
+def _first(paths: Iterable[str], named: Sequence[str]) -> Optional[str]:
     return next((path for path in paths if path in named), next(iter(paths), None))
 
 

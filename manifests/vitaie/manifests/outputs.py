@@ -292,10 +292,17 @@ class CompileOutput(BundleOutput):
     """``vitaie-build compile``: as ``bundle``; records of the version before are among them."""
 
 
+class InvalidOutput(_Output):
+    """A record of speed that no gate accepts, by its evidence's path, and why."""
+
+    evidence: str
+    reasons: list[str]
+
+
 class AttachOutput(_Output):
     """``vitaie-build attach``: the version that was published, and the evidence that is new in it.
 
-    ``evidence`` are paths inside the version's folder.
+    ``evidence`` are paths inside the version's folder; ``invalid`` those of them that do not count.
     """
 
     path: str
@@ -304,6 +311,7 @@ class AttachOutput(_Output):
     content_digest: str
     size: int
     evidence: list[str]
+    invalid: list[InvalidOutput]
     claims: list[ClaimOutput]
 
 
@@ -320,7 +328,8 @@ class GateOutput(_Output):
     """``vitaie-build gate``: how the kept evidence decides each gate now.
 
     ``accuracy`` and ``performance`` are the evidence's paths inside the bundle, null where there
-    is none; ``images_needed`` is about how many images would decide a drop that these do not.
+    is none; ``others`` are those that the bundle keeps of the target too, and that were not judged
+    by. ``images_needed`` is about how many images would decide a drop that these do not.
     """
 
     path: str
@@ -328,6 +337,7 @@ class GateOutput(_Output):
     target: str
     accuracy: Optional[str]
     performance: Optional[str]
+    others: list[str]
     verdict: Literal["pass", "fail", "undecidable"]
     gates: list[JudgedGateOutput]
 

@@ -101,8 +101,8 @@ class AccuracyView:
     command: str
 
 
-def accuracy_view(found: Found, index: int, record: AccuracyRecord) -> AccuracyView:
-    """Return what is shown of the record of accuracy with this index in the manifest."""
+def accuracy_view(found: Found, index: int, record: AccuracyRecord, title: str) -> AccuracyView:
+    """Return what is shown, under a title, of the record of accuracy with this index."""
     evidence = found.evidence[record.predictions]
     measured = evidence if isinstance(evidence, AccuracyMeasurement) else None
     counts: Sequence[ClassCount] = ()
@@ -111,7 +111,7 @@ def accuracy_view(found: Found, index: int, record: AccuracyRecord) -> AccuracyV
         counts, differing = classes_worst_first(measured.images), disagreements(measured.images)
     rates = tuple(_rates(found, record))
     return AccuracyView(
-        title=accuracy_title(found, record),
+        title=title,
         state=state_of(found, f"accuracy[{index}]"),
         facts=tuple(_accuracy_facts(found, record, measured)),
         chart=charts.intervals(list(_estimates(found, record))),

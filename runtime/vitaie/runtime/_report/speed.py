@@ -48,14 +48,14 @@ _BOUNDARIES = {
 }
 
 
-def speed_view(found: Found, index: int, record: PerformanceRecord) -> SpeedView:
-    """Return what is shown of the record of speed with this index in the manifest."""
+def speed_view(found: Found, index: int, record: PerformanceRecord, title: str) -> SpeedView:
+    """Return what is shown, under a title, of the record of speed with this index."""
     evidence = found.evidence[record.latencies]
     measured = evidence if isinstance(evidence, PerformanceMeasurement) else None
     runs = [_calls(run) for run in measured.runs] if measured else []
     invalid = record.verdict == "INVALID"
     return SpeedView(
-        title=speed_title(found, record),
+        title=title,
         state="invalid" if invalid else state_of(found, f"performance[{index}]"),
         reasons=record.reasons,
         facts=tuple(_speed_facts(found, record, measured)),

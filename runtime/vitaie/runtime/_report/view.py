@@ -6,6 +6,7 @@ lists are cut where a page would grow without end, and say how much was left out
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
@@ -116,14 +117,14 @@ def _bundle(found: Found, anchor: str) -> BundleView:
         identity=tuple(_identity(found)),
         accuracy=Shown(
             tuple(
-                accuracy_view(found, index, record)
+                accuracy_view(found, index, record, titles[f"accuracy[{index}]"])
                 for index, record in enumerate(manifest.accuracy[:MAX_RECORDS])
             ),
             max(0, len(manifest.accuracy) - MAX_RECORDS),
         ),
         speed=Shown(
             tuple(
-                speed_view(found, index, record)
+                speed_view(found, index, record, titles[f"performance[{index}]"])
                 for index, record in enumerate(manifest.performance[:MAX_RECORDS])
             ),
             max(0, len(manifest.performance) - MAX_RECORDS),
@@ -170,17 +171,28 @@ def _claim(found: Found, titles: Mapping[str, str], claim: Claim) -> Notice:
 
 
 def _titles(found: Found) -> dict[str, str]:
-    """Return what the records are of, by the name that claims give them."""
-    manifest = found.manifest
+    """Return what the records are of, by the name that claims give them; no two are the same."""
+    accuracy, performance = found.manifest.accuracy, found.manifest.performance
     return {
-        **{
-            f"accuracy[{index}]": accuracy_title(found, record)
-            for index, record in enumerate(manifest.accuracy)
-        },
-        **{
-            f"performance[{index}]": speed_title(found, record)
-            for index, record in enumerate(manifest.performance)
-        },
+        **_told_apart(
+            "accuracy",
+            [accuracy_title(found, record) for record in accuracy],
+            [f"{record.created}, {record.predictions}" for record in accuracy],
+        ),
+        **_told_apart(
+            "performance",
+            [speed_title(found, record) for record in performance],
+            [f"{record.created}, {record.latencies}" for record in performance],
+        ),
+    }
+
+
+def _told_apart(kind: str, titles: Sequence[str], differences: Sequence[str]) -> dict[str, str]:
+    """Return each record's title by its name; with its date and evidence where others have it."""
+    times = Counter(titles)
+    return {
+        f"{kind}[{index}]": title if times[title] == 1 else f"{title}, measured {difference}"
+        for index, (title, difference) in enumerate(zip(titles, differences))
     }
 
 
