@@ -181,6 +181,26 @@ def test_a_command_whose_signals_are_ignored_still_ignores_them_while_it_is_impo
         assert process.wait() == 0
 
 
+def test_before_a_command_can_answer_signals_hardly_anything_is_imported() -> None:
+    """Until then Ctrl-C shows Python's traceback, so what comes before is as little as can be."""
+    code = """
+import re, signal, sys  # what pip's script and signal itself import
+before = set(sys.modules)
+from vitaie import _entry
+print(*sorted(set(sys.modules) - before))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True
+    )
+    assert done.stdout.split() == ["__future__", "vitaie", "vitaie._entry"]
+
+
+def test_what_tqdm_reads_of_the_environment_ends_no_command(small_bundle: Path) -> None:
+    malformed = {f"TQDM_{name}": "abc" for name in ("MININTERVAL", "SMOOTHING", "TOTAL")}
+    done = shell('"$@"', "info", small_bundle, "--quiet", **malformed)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("limit", [60_000, 100_000, 150_000, 200_000, 250_000])
 def test_too_little_address_space_for_the_imports_is_5(small_bundle: Path, limit: int) -> None:
     done = shell(f'ulimit -v {limit}; "$@"', "info", small_bundle, "--json")

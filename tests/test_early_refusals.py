@@ -51,6 +51,7 @@ ARGUMENTS = [
     ("eval {} --data {tmp} --allow-missing -1", "E_ARGUMENT"),
     ("eval {} --data {tmp} --device-id -1", "E_ARGUMENT"),
     ("eval {} --data {tmp} --device-id 1 --engine ray --address 127.0.0.1:1", "E_ARGUMENT"),
+    ("eval {} --data {tmp} --journal {tmp}/none/a.journal", "E_OUTPUT_PATH"),
     ("bench {} -o {tmp}/there.npy", "E_OUTPUT_EXISTS"),
     ("bench {} --threads 0", "E_ARGUMENT"),
     ("bench {} --device-id -1", "E_ARGUMENT"),

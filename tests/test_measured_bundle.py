@@ -116,7 +116,10 @@ def test_what_a_bundle_says_of_its_measurements_follows_from_the_evidence_it_kee
     assert manifest.accuracy[0].dataset.images == 100
     assert manifest.accuracy[0].paired is not None
     assert shown.accuracy == list(manifest.accuracy)
-    for told in ("top-1", "images a second", "pass: fps>=99.0"):
+    for told in (
+        *("top-1", "images a second", "pass: fps>=99.0"),
+        *("speed, 10 s and 64 calls at least", "speed at batch 4, 10 s and 64 calls at least"),
+    ):
         assert told in err
     assert verify(bundle).holds
     assert not (tmp_path / "store.refused").exists()
@@ -133,10 +136,10 @@ def test_what_a_bundle_says_of_its_measurements_follows_from_the_evidence_it_kee
     assert (code, judged.verdict) == (1, "fail")
     assert [gate.verdict for gate in judged.gates] == ["fail", "pass"]
     assert judged.accuracy == manifest.accuracy[0].predictions
+    assert (judged.performance, judged.others) == (first, [second])
     code, out, _ = build("gate", bundle, "--require", "latency_p90_ms<=20",
                          "--record", manifest.performance[1].latencies)  # fmt: skip
     assert (code, out.split(":")[0]) == (1, "fail")
-    assert (judged.performance, judged.others) == (first, [second])
     code, out, _ = build("gate", bundle, "--require", "latency_p99.9_ms<=11")
     assert (code, out.split(":")[0]) == (6, "undecidable")
     assert build("gate", bundle, "--require", "fps>=1", "--target", "torchscript-cpu-fp32")[0] == 6
@@ -337,6 +340,7 @@ def test_the_fastest_level_ships_or_the_lowest_within_5_percent(
     bundle = Path(out.strip())
     manifest = manifest_of(bundle)
     assert manifest.targets[0].optim_level == chosen
+    assert "speed, 6 runs of 10 s and 64 calls at least\n" in err
     assert f"--optim-level {chosen}" in manifest.toolchain.command
     assert [level.optim_level for level in manifest.levels] == [0, 1, 2]
     assert [level.chosen for level in manifest.levels] == [n == chosen for n in range(3)]

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import signal
 import sys
-from types import FrameType
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # typing's own would be imported while Ctrl-C still shows a traceback
 if TYPE_CHECKING:
+    from types import FrameType
+
     from vitaie.manifests.errors import VitaieError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -53,6 +54,8 @@ def _run(name: str, module: str) -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    for variable in [each for each in os.environ if each.startswith("TQDM_")]:
+        del os.environ[variable]  # read by tqdm's import, which fails on some: ours is the display
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     try:
         if 0 <= limit < _MIN_ADDRESS_SPACE:

@@ -200,7 +200,9 @@ class _Measuring:
 
     def run(self) -> Published:
         if self._wanted.speed:
-            self._watch.step("speed")
+            several = ROUNDS * len(self._attempts) if len(self._attempts) > 1 else 0
+            runs = f"{several} runs of " if several else ""
+            self._watch.step(f"speed, {runs}{_benchmark.PLANS['quick'].least}")
             self._time()
         while (best := self._best()) is not None:
             self._time_other_batches(best)
@@ -240,7 +242,8 @@ class _Measuring:
     def _time_other_batches(self, attempt: _Attempt) -> None:
         sizes = self._wanted.batch_sizes
         for index in range(len(attempt.speeds), len(sizes)) if attempt.speeds else ():
-            self._watch.step(f"speed at batch {sizes[index]}")
+            least = _benchmark.PLANS["quick"].least
+            self._watch.step(f"speed at batch {sizes[index]}, {least}")
             self._show(attempt)
             with self._session(attempt, index, None) as session:
                 attempt.speeds.append(evidence_of(session.finish([session.time(0)]).measurement))

@@ -91,6 +91,11 @@ class Plan(NamedTuple):
     turns_s: float = 2.0
     worker: str = "vitaie.runtime._timing"
 
+    @property
+    def least(self) -> str:
+        """What the timed calls of a run come to at least, in words; how long one takes is open."""
+        return f"{self.seconds:g} s and {self.calls} calls at least"
+
 
 PLANS = {
     "quick": Plan(runs=1, seconds=10, calls=64, settle_s=0),
@@ -431,7 +436,7 @@ def measure(request: Request, plan: Plan, say: Callable[[str], None]) -> Measure
     """
     runs: list[Timed] = []
     for number in range(plan.runs):
-        say(f"run {number + 1} of {plan.runs}, {plan.seconds:g} s")
+        say(f"run {number + 1} of {plan.runs}, {plan.least}")
         runs.append(_time_stably(request, plan, number))
     say("outputs")
     return compare(request, plan, runs)

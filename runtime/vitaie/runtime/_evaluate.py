@@ -25,7 +25,7 @@ from vitaie.runtime._bytes import available_cpus
 from vitaie.runtime._dataset import Dataset, DatasetDigest, Entry, read_dataset
 from vitaie.runtime._environment import collect
 from vitaie.runtime._files import disk_errors
-from vitaie.runtime._journal import Block, Identity, Journal, Row, open_journal
+from vitaie.runtime._journal import Block, Identity, Journal, Row, check_journal, open_journal
 from vitaie.runtime._model import (
     check_device_id,
     check_device_of,
@@ -125,6 +125,8 @@ def evaluate(
     """
     options = _Options(target, threads, batch_size, allow_missing, paired, device_id)
     _check_options(options, address)
+    if journal is not None:
+        check_journal(journal)
     with open_bundle(path, early="model.ts") as bundle, ExitStack() as stack:
         plan = _plan(bundle, options, data, labels)
         bundle.check()

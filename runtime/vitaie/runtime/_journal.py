@@ -211,10 +211,21 @@ def open_journal(
         os.close(descriptor)
 
 
+def check_journal(path: str | os.PathLike[str]) -> None:
+    """Refuse a journal that cannot be opened at ``path``, before the work that comes first.
+
+    Raises:
+        InputError: ``E_OUTPUT_PATH``, its folder is not there.
+    """
+    folder = Path(path).parent
+    if not folder.is_dir():
+        hint = "Make the folder, or name a file in another with --journal FILE."
+        raise InputError("E_OUTPUT_PATH", path, expected=f"a folder at {folder}", hint=hint)
+
+
 def _lock(path: Path) -> int:
     """Return the open and locked file of that name, which whoever had it may have removed."""
-    if not path.parent.is_dir():
-        raise InputError("E_OUTPUT_PATH", path, expected=f"a folder at {path.parent}")
+    check_journal(path)
     while True:
         descriptor = _open(path)
         try:
