@@ -80,6 +80,14 @@ def digits_page(
 
 
 @pytest.fixture(scope="module")
+def small_page(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Return the page of a small bundle with a record of each kind, beside itself."""
+    folder = tmp_path_factory.mktemp("small")
+    bundle = with_records(small_bundle, folder / "bundle", measurements_of(small_bundle))
+    return page_of([bundle, bundle], folder)
+
+
+@pytest.fixture(scope="module")
 def hostile_page(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     bundle = hostile_bundle(small_bundle, tmp_path_factory.mktemp("hostile") / "1.0.0")
     analyses = [analysis_of(bundle, wrong=True, text=HOSTILE)]
@@ -114,6 +122,42 @@ def test_nothing_reaches_out_of_the_window_and_all_text_can_be_read(
             "each => each.getBoundingClientRect().height))"
         )
         assert smallest >= 9
+
+
+SCROLLING = """() => [...document.querySelectorAll('.scroll')].filter(
+    each => each.scrollWidth > each.clientWidth).map(each => each.getAttribute('aria-label'))"""
+"""The tables that are wider than their place."""
+
+BROKEN_WORDS = """() => {
+    const words = [...document.querySelectorAll('.comparison tbody th')].flatMap(
+        head => [...head.firstChild.textContent.matchAll(/[^ ]+/g)].map(
+            found => [head.firstChild, found.index, found[0]]));
+    return [words.length, words.filter(([text, start, word]) => {
+        const range = document.createRange();
+        range.setStart(text, start);
+        range.setEnd(text, start + word.length);
+        return range.getClientRects().length > 1;
+    }).map(([,, word]) => word)];
+}"""
+"""How many words name the rows of the comparison, and which of them lie on two lines."""
+
+
+@pytest.mark.parametrize("width", [780, 1000, 1119, 1120, DESK])
+def test_the_rates_need_no_scrolling_on_anything_wider_than_a_phone(
+    browser: Browser, small_page: bytes, width: int
+) -> None:
+    with opened(browser, small_page, width=width) as shown:
+        assert [each for each in shown.run(SCROLLING) if each.startswith("Rates")] == []
+
+
+@pytest.mark.parametrize("width", [320, PHONE, 400, DESK])
+def test_no_word_of_the_comparison_is_broken(
+    browser: Browser, small_page: bytes, width: int
+) -> None:
+    with opened(browser, small_page, width=width) as shown:
+        words, broken = shown.run(BROKEN_WORDS)
+    assert words >= 10
+    assert broken == []
 
 
 def test_dark_is_dark_and_light_is_light(browser: Browser, digits_page: bytes) -> None:
