@@ -29,7 +29,7 @@ from vitaie.manifests.manifest import Manifest
 COUNT = 343
 FOLDERS = sorted(VECTORS.iterdir())
 MUTATIONS = 20_000
-SAMPLE = 4_000
+SAMPLE = 2_000
 
 
 def judged(manifests: list[bytes]) -> list[Verdict]:
