@@ -40,6 +40,7 @@ from vitaie.builder.files import artifacts
 from vitaie.builder.goldens import Golden, encode_npy, encode_png, read_goldens
 from vitaie.builder.module import convert, import_timm
 from vitaie.builder.onnx_graph import INPUT, OUTPUT, export_onnx
+from vitaie.builder.staged import NOT_YET_AGREED
 from vitaie.builder.store import check_version, publication
 from vitaie.builder.torchscript import StoredTensor, export_torchscript
 from vitaie.manifests.card import Card, load_card
@@ -422,7 +423,7 @@ def _write_candidate(
     """
     folder, fields, files, goldens, level = stage
     unknown = [np.zeros(probes[0].logits.shape[1], np.float32)] * len(goldens)
-    targets = [_target(name, level, _NOT_YET) for name in TARGETS]
+    targets = [_target(name, level, NOT_YET_AGREED) for name in TARGETS]
     draft = _write_manifest(folder, fields, files, list(zip(goldens, unknown)), targets)
     known.update(_run_targets(folder, probes, len(goldens), known))
     logits = {target.id: known[target.target_digest] for target in draft.targets}
@@ -555,19 +556,6 @@ def _agreement(
         "features": here.features,
         "packages": _packages(target),
     }
-
-
-_NOT_YET: dict[str, Any] = {
-    "images": 1,
-    "max_abs_diff": 0.0,
-    "max_rel_diff": 0.0,
-    "top1_equal": 0,
-    "logits_sha256": ["0" * 64],
-    "threads": 1,
-    "processor": "",
-    "features": [],
-    "packages": {},
-}
 
 
 def _packages(target: str) -> dict[str, str]:

@@ -214,9 +214,9 @@ def bundle(
     wanted = _wanted(data, labels, allow_missing, require, batch_size, skip_measure)
     level = _level(optim_level)
     device = _device_options(precision, level, batch_size, device_id, allow_fallback)
-    on_device = _DEVICE in (target or ())
     _need_builder()
     from vitaie.builder.build import Options, build_bundle, steps_of
+    from vitaie.builder.compile import DEVICE
     from vitaie.manifests.card import load_card
     from vitaie.manifests.outputs import BundleOutput
 
@@ -227,7 +227,7 @@ def bundle(
         preprocess=_profile(preprocess),
         goldens=tuple(golden or ()),
         targets=tuple(target or ()),
-        optim_level=2 if on_device else level,
+        optim_level=2 if DEVICE in (target or ()) else level,
         measure=wanted,
         device=device,
     )
@@ -341,10 +341,11 @@ def compile_command(
     wanted = _wanted(data, labels, allow_missing, require, batch_size, skip_measure)
     level = _level(optim_level)
     options = _device_options(precision, level, batch_size, device_id, allow_fallback)
-    if target != _DEVICE:
-        raise InputError("E_TARGET_UNKNOWN", "--target", expected=_DEVICE, got=target)
-    _need_torch()
     from vitaie.builder import compile as compiling
+
+    if target != compiling.DEVICE:
+        raise InputError("E_TARGET_UNKNOWN", "--target", expected=compiling.DEVICE, got=target)
+    _need_torch()
     from vitaie.manifests.outputs import CompileOutput
 
     names = compiling.steps_of(options, wanted)
@@ -373,9 +374,6 @@ def compile_command(
         )
     else:
         print(done.path)
-
-
-_DEVICE = "ascend310p3"
 
 
 def _device_options(

@@ -23,7 +23,7 @@ import numpy as np
 
 from vitaie.builder import toolchain
 from vitaie.builder.files import artifacts
-from vitaie.builder.staged import check_newest, check_verdict, store_of
+from vitaie.builder.staged import NOT_YET_AGREED, check_newest, check_verdict, store_of
 from vitaie.builder.store import Publication, copy_tree, publication
 from vitaie.manifests.contents import AFTER, BEFORE, OUTSIDE
 from vitaie.manifests.digests import sha256
@@ -477,22 +477,9 @@ def _row(
         },
         "operators_outside": sorted(outside),
         "tolerance": TOLERANCES[asked.precision],
-        "agreement": _NOT_YET,
+        "agreement": NOT_YET_AGREED,
         "target_digest": "0" * 64,
     }
-
-
-_NOT_YET: dict[str, Any] = {
-    "images": 1,
-    "max_abs_diff": 0.0,
-    "max_rel_diff": 0.0,
-    "top1_equal": 0,
-    "logits_sha256": ["0" * 64],
-    "threads": 1,
-    "processor": "",
-    "features": [],
-    "packages": {},
-}
 
 
 class _Files:

@@ -18,6 +18,19 @@ from vitaie.runtime._evidence import FOLDER, Evidence, record_of
 if TYPE_CHECKING:
     from vitaie.runtime._verify import Verdict
 
+NOT_YET_AGREED: dict[str, Any] = {
+    "images": 1,
+    "max_abs_diff": 0.0,
+    "max_rel_diff": 0.0,
+    "top1_equal": 0,
+    "logits_sha256": ["0" * 64],
+    "threads": 1,
+    "processor": "",
+    "features": [],
+    "packages": {},
+}
+"""The agreement of a target that has still to be run: the manifest that it is opened by has it."""
+
 
 def store_of(folder: Path, manifest: Manifest) -> Path:
     """Return the store that a bundle's version lies in.
