@@ -54,14 +54,18 @@ cpp: ## the C++ loader, in cpp/build
 cpp-test: cpp ## the tests of the C++ loader that need no Python
 	ctest --test-dir cpp/build --output-on-failure --parallel "$$(nproc)"
 
-lint: setup ## ruff, mypy, pyright, import-linter
+CPP_FILES = $(shell find cpp/include cpp/src cpp/tests cpp/tools -name '*.[ch]pp' -o -name '*.h')
+
+lint: setup ## ruff, clang-format, mypy, pyright, import-linter
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CPP_FILES)
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 format: setup
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP_FILES)
 
 ascend-acceptance: ## on a machine with a card, with CHECKPOINTS=DIR DATA=DIR: all of it, packed to send back
 	$(ASCEND_PYTHON) -m benchmarks.ascend --checkpoints "$(CHECKPOINTS)" --data "$(DATA)" $(ACCEPTANCE)

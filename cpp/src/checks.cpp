@@ -173,9 +173,9 @@ class Checks {
             }
             const auto digests = static_cast<std::int64_t>(agreement.logits_sha256.size());
             if (digests != agreement.images) {
-                throw value_error(field + ".agreement.logits_sha256",
-                                  std::to_string(agreement.images) +
-                                      " digests, one for each golden")
+                throw value_error(
+                    field + ".agreement.logits_sha256",
+                    std::to_string(agreement.images) + " digests, one for each golden")
                     .got(digests);
             }
         }

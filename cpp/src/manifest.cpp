@@ -392,9 +392,8 @@ std::string target_digest(const json::Object& target, const Manifest& manifest) 
 
 /// Returns the digest of what a bundle is, whenever, wherever and however well it was measured.
 std::string content_digest(const json::Object& document) {
-    json::Object content =
-        without(document, {"version", "manifest_digest", "content_digest", "accuracy",
-                           "performance", "gates", "levels"});
+    json::Object content = without(document, {"version", "manifest_digest", "content_digest",
+                                              "accuracy", "performance", "gates", "levels"});
     for (auto& [key, value] : content) {
         if (key == "toolchain") {
             value.data = without(*value.as<json::Object>(), {"created", "machine"});

@@ -35,8 +35,7 @@ class RecordChecks {
             const AccuracyRecord& record = manifest_.accuracy[index];
             const std::string field = element("accuracy", index);
             check_target_digest(field, record.target_digest);
-            check_digest(field + ".preprocess_digest", record.preprocess_digest,
-                         preprocess_digest);
+            check_digest(field + ".preprocess_digest", record.preprocess_digest, preprocess_digest);
             check_source(field, record);
             check_rates(field, record);
             if (record.paired) {
@@ -223,8 +222,8 @@ class RecordChecks {
     static bool are_percentiles(const std::map<std::string, double>& times) {
         double before = 0;
         for (std::size_t index = 0; index < times.size(); ++index) {
-            const auto found = index < percentiles.size() ? times.find(percentiles[index])
-                                                          : times.end();
+            const auto found =
+                index < percentiles.size() ? times.find(percentiles[index]) : times.end();
             if (found == times.end() || found->second < before) {
                 return false;
             }

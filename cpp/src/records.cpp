@@ -70,9 +70,8 @@ std::string read_verdict(const Field& field) {
 
 std::map<std::string, double> read_times(const Field& field) {
     std::map<std::string, double> times;
-    field.entries([&](const std::string& key, const Field& value) {
-        times[key] = value.positive_real();
-    });
+    field.entries(
+        [&](const std::string& key, const Field& value) { times[key] = value.positive_real(); });
     return times;
 }
 
