@@ -12,8 +12,8 @@ if(VITAIE_BUILD_TOOLS)
   vitaie_need(nlohmann_json nlohmann-json3-dev)
   # Made of the library's objects: it prints what the C interface does not show.
   add_executable(vitaie-edge tools/bench.cpp tools/commands.cpp tools/console.cpp
-                             tools/environment.cpp tools/measurement.cpp tools/timing.cpp
-                             tools/vitaie-edge.cpp)
+                             tools/environment.cpp tools/measurement.cpp
+                             tools/photographs.cpp tools/timing.cpp tools/vitaie-edge.cpp)
   target_compile_definitions(vitaie-edge PRIVATE VITAIE_VERSION="${version}")
   target_link_libraries(vitaie-edge PRIVATE vitaie_objects vitaie_flags CLI11::CLI11
                                             nlohmann_json::nlohmann_json)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from tests.support.bundles import copy_bundle
 from tests.support.cpp import program
-from tests.support.edge import TORCHSCRIPT, edge, fails
+from tests.support.edge import TORCHSCRIPT, edge, fails, python
 from tests.support.images import PHOTOS
+from vitaie.builder.attach import attach
 from vitaie.manifests.manifest import preprocess_digest
 from vitaie.manifests.measurement import (
     PerformanceMeasurement,
@@ -25,8 +29,9 @@ from vitaie.manifests.outputs import BenchOutput
 from vitaie.runtime import _environment
 from vitaie.runtime._bundle import open_bundle
 
+CAT = PHOTOS / "cat.jpg"
 WAYS = {
-    "host": ("--threads", "1"),
+    "host": ("--threads", "1", "--data", "PICTURES"),
     "end_to_end": ("--threads", "1", "--boundary", "end_to_end", "--batch-size", "3"),
 }
 
@@ -39,13 +44,19 @@ class Bench(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def benches(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bench]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the records of the ways of measuring go, by their names."""
+    return tmp_path_factory.mktemp("records")
+
+
+@pytest.fixture(scope="module")
+def benches(small_bundle: Path, pictures: Path, folder: Path) -> dict[str, Bench]:
     """Each way of measuring, all at once: how fast it is does not matter here."""
-    folder = tmp_path_factory.mktemp("records")
-    running = {
-        way: started(small_bundle, *words, "-o", folder / f"{way}.json", "--json", "--seed", 7)
-        for way, words in WAYS.items()
-    }
+    running: dict[str, subprocess.Popen[str]] = {}
+    for way, words in WAYS.items():
+        options = [pictures if word == "PICTURES" else word for word in words]
+        options += ["-o", folder / f"{way}.json", "--json", "--seed", "7"]
+        running[way] = started(small_bundle, *options)
     found: dict[str, Bench] = {}
     for way, process in running.items():
         out, err = process.communicate(timeout=300)
@@ -105,7 +116,9 @@ def test_a_record_says_what_was_measured_and_where(
     batch = 3 if way == "end_to_end" else 1
     assert (measurement.boundary, measurement.batch_size) == (way, batch)
     assert (measurement.protocol, measurement.threads) == ("quick", 1)
-    assert measurement.inputs.count == 64
+    kind = "photographs" if "--data" in WAYS[way] else "goldens with seeded noise"
+    assert (measurement.inputs.kind, measurement.inputs.count) == (kind, 64)
+    assert measurement.inputs.kind == benches[way].shown.inputs
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -114,6 +127,55 @@ def test_timed_outputs_are_compared_with_untimed_ones(benches: dict[str, Bench],
     assert honesty.checked > 4
     assert honesty.differing == 0
     assert honesty.artifacts_unchanged
+
+
+def test_records_are_attached_to_the_bundle_and_judged_the_same(
+    benches: dict[str, Bench], small_bundle: Path, folder: Path, tmp_path: Path
+) -> None:
+    bundle = copy_bundle(small_bundle, tmp_path / "small_vit" / "1.0.0")
+    done = attach(bundle, [folder / f"{way}.json" for way in WAYS])
+    with open_bundle(done.path) as opened:
+        records = opened.manifest.performance
+    assert done.path.name == "1.0.1"
+    assert [record.boundary for record in records] == list(WAYS)
+    for record, bench in zip(records, benches.values()):
+        assert record.verdict == bench.shown.verdict
+        assert record.fps == pytest.approx(bench.shown.fps, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("code", "place", "spoil"),
+    [
+        ("E_DATASET_NOT_FOUND", "", lambda data: shutil.rmtree(data)),
+        ("E_DATASET_EMPTY", "/0", lambda data: [each.unlink() for each in data.glob("0/*")]),
+        ("E_DATASET_SMALL", "", lambda data: data),
+        ("E_DATASET_LAYOUT", "/0", lambda data: (data / "0" / "deep").mkdir()),
+        ("E_DATASET_LAYOUT", "", lambda data: shutil.copy(CAT, data / "cat.jpg")),
+        ("E_DATASET_FILE", "/1/notes.txt", lambda data: (data / "1" / "notes.txt").touch()),
+        (
+            "E_DATASET_FILE",
+            "/1/cat.jpg",
+            lambda data: (data / "1" / "cat.jpg").symlink_to(CAT),
+        ),
+        ("E_IMAGE_FORMAT", "/2/a.png", lambda data: (data / "2" / "a.png").write_text("no image")),
+    ],
+)
+def test_a_dataset_is_refused_as_in_python(
+    small_bundle: Path,
+    few: Path,
+    code: str,
+    place: str,
+    spoil: Callable[[Path], object],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in "56789":  # classes that the bundle does not have
+        shutil.rmtree(few / name)
+    spoil(few)
+    words = ("bench", small_bundle, "--data", few, "--seed", "1", "--quiet", "--json")
+    found, expected = edge(*words), python(capsys, *words)
+    assert (found.code, json.loads(found.out)) == (expected.code, json.loads(expected.out))
+    error = json.loads(found.out)["error"]
+    assert (error["code"], error["where"]) == (code, f"{few}{place}")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from PIL import Image
 from tests.support.bundles import Document, copy_bundle, document, reseal
 from tests.support.canary import as_ours
 from tests.support.cpp import program
-from tests.support.edge import TORCHSCRIPT, Result, edge, fails
+from tests.support.edge import TORCHSCRIPT, Result, edge, fails, python
 from tests.support.images import PHOTOS
 from tests.support.manifests import measured_fields, target_digest
 from vitaie import runtime
@@ -33,25 +33,10 @@ from vitaie.manifests.outputs import (
     VerifyOutput,
 )
 from vitaie.runtime import _preprocess
-from vitaie.runtime._cli import app
-from vitaie.runtime._command import run
 
 CAT, ROCKET, ESPRESSO = (str(PHOTOS / name) for name in ("cat.jpg", "rocket.jpg", "espresso.jpg"))
 PROBABILITY = 1e-4
 """How far a probability may be from Python's."""
-
-
-def python(capture: pytest.CaptureFixture[str], *arguments: object) -> Result:
-    """Run ``vitaie`` in this process."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    handlers = [signal.getsignal(number) for number in numbers]
-    try:
-        code = run(app, "vitaie", [str(argument) for argument in arguments])
-    finally:
-        for number, handler in zip(numbers, handlers):
-            signal.signal(number, handler)
-    out, err = capture.readouterr()
-    return Result(code, out, err)
 
 
 @pytest.fixture

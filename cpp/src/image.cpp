@@ -50,47 +50,10 @@ void check_file_size(std::uint64_t size, std::string_view where) {
     }
 }
 
-struct File {
-    Buffer data;
-    std::size_t size = 0;
-};
-
 [[noreturn]] void throw_unreadable(const std::string& path, int reason) {
     throw Error(Code::E_IMAGE_UNREADABLE, path)
         .got(std::generic_category().message(reason))
         .hint(readable);
-}
-
-File read_file(const std::string& path) {
-    if (path.find('\0') != std::string::npos) {
-        throw Error(Code::E_IMAGE_UNREADABLE, path).got("embedded null byte").hint(readable);
-    }
-    const Descriptor descriptor(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
-    struct stat status = {};
-    if (!descriptor || ::fstat(descriptor.get(), &status) != 0) {
-        throw_unreadable(path, errno);
-    }
-    if (!S_ISREG(status.st_mode)) {
-        throw Error(Code::E_IMAGE_UNREADABLE, path).expected("a regular file").hint(readable);
-    }
-    check_file_size(static_cast<std::uint64_t>(status.st_size), path);
-    const auto size = static_cast<std::size_t>(status.st_size);
-    File file{Buffer(size), 0};
-    while (file.size < size) {  // a file that became shorter is decoded as far as it goes
-        const ssize_t count =
-            ::read(descriptor.get(), file.data.data() + file.size, size - file.size);
-        if (count < 0 && errno == EINTR) {
-            continue;
-        }
-        if (count < 0) {
-            throw_unreadable(path, errno);
-        }
-        if (count == 0) {
-            break;
-        }
-        file.size += static_cast<std::size_t>(count);
-    }
-    return file;
 }
 
 std::string size_text(std::int64_t width, std::int64_t height) {
@@ -130,9 +93,40 @@ Image decode(Bytes file, std::string_view where) {
         .hint("Save it as JPEG or PNG; what counts is its bytes, not its name.");
 }
 
+ImageFile read_image_file(const std::string& path) {
+    if (path.find('\0') != std::string::npos) {
+        throw Error(Code::E_IMAGE_UNREADABLE, path).got("embedded null byte").hint(readable);
+    }
+    const Descriptor descriptor(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+    struct stat status = {};
+    if (!descriptor || ::fstat(descriptor.get(), &status) != 0) {
+        throw_unreadable(path, errno);
+    }
+    if (!S_ISREG(status.st_mode)) {
+        throw Error(Code::E_IMAGE_UNREADABLE, path).expected("a regular file").hint(readable);
+    }
+    check_file_size(static_cast<std::uint64_t>(status.st_size), path);
+    const auto size = static_cast<std::size_t>(status.st_size);
+    ImageFile file{Buffer(size), 0};
+    while (file.size < size) {  // a file that became shorter is decoded as far as it goes
+        const ssize_t count =
+            ::read(descriptor.get(), file.data.data() + file.size, size - file.size);
+        if (count < 0 && errno == EINTR) {
+            continue;
+        }
+        if (count < 0) {
+            throw_unreadable(path, errno);
+        }
+        if (count == 0) {
+            break;
+        }
+        file.size += static_cast<std::size_t>(count);
+    }
+    return file;
+}
+
 Image decode_file(const std::string& path) {
-    const File file = read_file(path);
-    return decode({file.data.data(), file.size}, path);
+    return decode(read_image_file(path).bytes(), path);
 }
 
 void check_view(const ImageView& image, std::string_view where) {

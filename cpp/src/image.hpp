@@ -67,6 +67,19 @@ class Image {
 /// \throws Error E_IMAGE_FORMAT, E_IMAGE_BROKEN, E_IMAGE_TOO_LARGE, E_IMAGE_UNREADABLE.
 Image decode(Bytes file, std::string_view where = "image bytes");
 
+/// The bytes of a file that may hold an image.
+struct ImageFile {
+    Buffer data;
+    std::size_t size = 0;
+
+    [[nodiscard]] Bytes bytes() const { return {data.data(), size}; }
+};
+
+/// Reads a file. A FIFO or a device is refused without waiting for it.
+///
+/// \throws Error E_IMAGE_UNREADABLE.
+ImageFile read_image_file(const std::string& path);
+
 /// Decodes a file. A FIFO or a device is refused without waiting for it.
 ///
 /// \throws Error As `decode`.

@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <set>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -24,8 +25,10 @@
 #include "environment.hpp"
 #include "image.hpp"
 #include "json.hpp"
+#include "labels.hpp"
 #include "measurement.hpp"
 #include "output.hpp"
+#include "photographs.hpp"
 #include "preprocess.hpp"
 #include "timing.hpp"
 
@@ -40,7 +43,7 @@ constexpr std::int64_t offline_batch = 16;
 constexpr std::int64_t most_in_batch = 1024;
 constexpr int noise = 16;  // of 255: how far a pixel of a golden is moved at most
 constexpr int jpeg_quality = 90;
-constexpr const char* inputs_kind = "goldens with seeded noise";
+constexpr std::int64_t least_side = 16;  // of a photograph: it is shifted often enough
 
 /// How a protocol is carried out: fresh processes, each of which times calls for at least so long,
 /// and at least so many, after the machine was left alone for so long.
@@ -122,6 +125,7 @@ const Target& target_of(const Bundle& bundle, const Options& options, const Sett
 
 /// What calls are fed: the bytes of float32 tensors, or for `end_to_end` of image files.
 struct Inputs {
+    std::string kind;  ///< as records name it
     std::vector<std::string> images;
     std::string digest;
 };
@@ -148,6 +152,51 @@ std::string digest_of(const std::vector<std::string>& images) {
     return sha256(canonical({std::move(digests)}));
 }
 
+/// How many images give calls enough that are not like each other.
+std::size_t needed_images(const Settings& settings) {
+    return static_cast<std::size_t>(std::max(least_images, 2 * settings.batch_size));
+}
+
+/// Draws photographs of a dataset; two that the model sees alike count as one.
+Inputs photographs(const Bundle& bundle, const Settings& settings, const std::string& data) {
+    const Preprocess& spec = bundle.manifest().preprocess;
+    const std::vector<std::string> files = find_photographs(data, read_labels(bundle));
+    const std::size_t needed = needed_images(settings);
+    Chance chance(static_cast<std::uint64_t>(settings.seed));
+    std::set<std::string> seen;
+    Inputs inputs{"photographs", {}, ""};
+    for (const std::int64_t index : chance.permutation(static_cast<std::int64_t>(files.size()))) {
+        const std::string& path = files[static_cast<std::size_t>(index)];
+        const ImageFile file = read_image_file(path);
+        const Image picture = decode(file.bytes(), path);
+        if (std::min(picture.width(), picture.height()) < least_side) {
+            throw Error(Code::E_ARGUMENT, path)
+                .expected("a photograph of at least " + std::to_string(least_side) +
+                          " pixels each way")
+                .got(std::to_string(picture.width()) + "x" + std::to_string(picture.height()));
+        }
+        std::vector<float> tensor(static_cast<std::size_t>(3 * spec.crop.size * spec.crop.size));
+        preprocess(picture.view(), spec, tensor.data(), path);
+        std::string numbers(reinterpret_cast<const char*>(tensor.data()),
+                            sizeof(float) * tensor.size());
+        if (seen.insert(sha256(numbers)).second) {
+            const Bytes whole = file.bytes();
+            inputs.images.push_back(
+                settings.boundary == "end_to_end"
+                    ? std::string(reinterpret_cast<const char*>(whole.data), whole.size)
+                    : std::move(numbers));
+        }
+        if (inputs.images.size() == needed) {
+            inputs.digest = digest_of(inputs.images);
+            return inputs;
+        }
+    }
+    throw Error(Code::E_DATASET_SMALL, data)
+        .expected("at least " + std::to_string(needed) + " different images")
+        .got(static_cast<std::int64_t>(inputs.images.size()))
+        .hint("Leave --data out to time the bundle's goldens with noise.");
+}
+
 /// Makes pictures of the bundle's goldens, each with noise of its own.
 Inputs noisy_goldens(const Bundle& bundle, const Settings& settings) {
     const Manifest& manifest = bundle.manifest();
@@ -158,9 +207,8 @@ Inputs noisy_goldens(const Bundle& bundle, const Settings& settings) {
         pictures.push_back(decode({file.data(), file.size()}));
     }
     Chance chance(static_cast<std::uint64_t>(settings.seed));
-    Inputs inputs;
-    const auto needed = static_cast<std::size_t>(std::max(least_images, 2 * settings.batch_size));
-    for (std::size_t index = 0; index < needed; ++index) {
+    Inputs inputs{"goldens with seeded noise", {}, ""};
+    for (std::size_t index = 0; index < needed_images(settings); ++index) {
         const Image picture = with_noise(pictures[index % pictures.size()], chance);
         if (is_whole) {
             inputs.images.push_back(jpeg(picture));
@@ -312,7 +360,7 @@ Json record_json(const Bundle& bundle, const Target& target, const Settings& set
     record["protocol"] = settings.protocol;
     record["batch_size"] = settings.batch_size;
     record["threads"] = settings.threads;
-    record["inputs"] = {{"kind", inputs_kind},
+    record["inputs"] = {{"kind", inputs.kind},
                         {"count", inputs.images.size()},
                         {"seed", settings.seed},
                         {"digest", inputs.digest}};
@@ -353,7 +401,7 @@ Json summary_json(const Bundle& bundle, const Target& target, const Settings& se
     document["batch_size"] = settings.batch_size;
     document["threads"] = settings.threads;
     document["processor"] = here.processor;
-    document["inputs"] = inputs_kind;
+    document["inputs"] = inputs.kind;
     document["images"] = inputs.images.size();
     document["seed"] = settings.seed;
     document["verdict"] = found.reasons.empty() ? "VALID" : "INVALID";
@@ -433,7 +481,8 @@ int bench(const Options& options, const BenchOptions& chosen) {
     const Plan& plan = what.protocol == "full" ? full : quick;
     Steps steps(static_cast<std::size_t>(plan.runs) + 2, options.quiet);
     steps("inputs");
-    const Inputs inputs = noisy_goldens(bundle, what);
+    const Inputs inputs =
+        chosen.data.empty() ? noisy_goldens(bundle, what) : photographs(bundle, what, chosen.data);
     const Descriptor memory = in_memory(inputs.images);
 
     Request request;

@@ -19,6 +19,7 @@ struct BenchOptions {
     std::string scenario;  ///< single_stream or offline; empty for what the batch size means
     std::string boundary = "host";
     std::string protocol = "quick";
+    std::string data;  ///< a folder of photographs; empty for the goldens with noise
     std::optional<std::int64_t> seed;
     std::string output;  ///< where the record goes; empty for nowhere
 };

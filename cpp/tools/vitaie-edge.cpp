@@ -124,6 +124,11 @@ int run(int count, char** words, Options& options) {
         ->add_option("--protocol", benched.protocol,
                      "quick: 10 s; full: five fresh processes of 60 s.")
         ->type_name("NAME");
+    bench_command
+        ->add_option("--data", benched.data,
+                     "Photographs to time, in class folders or one folder; else the goldens with "
+                     "noise.")
+        ->type_name("DIR");
     bench_command->add_option("--seed", benched.seed, "Of order and checks; drawn otherwise.")
         ->type_name("S");
     bench_command->add_option("-o,--output", benched.output, "A new file.")

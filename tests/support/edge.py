@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
+
 from tests.support.cpp import program
 from vitaie.manifests.outputs import ErrorOutput
+from vitaie.runtime._cli import app
+from vitaie.runtime._command import run
 
 TORCHSCRIPT = "torchscript-cpu-fp32"
 
@@ -29,6 +34,19 @@ def edge(*arguments: object, binary: Path | None = None, **options: Any) -> Resu
         **options,
     )
     return Result(done.returncode, done.stdout, done.stderr)
+
+
+def python(capture: pytest.CaptureFixture[str], *arguments: object) -> Result:
+    """Run ``vitaie`` in this process."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = [signal.getsignal(number) for number in numbers]
+    try:
+        code = run(app, "vitaie", [str(argument) for argument in arguments])
+    finally:
+        for number, handler in zip(numbers, handlers):
+            signal.signal(number, handler)
+    out, err = capture.readouterr()
+    return Result(code, out, err)
 
 
 def fails(code: str, exit_code: int, *arguments: object, **options: Any) -> str:
