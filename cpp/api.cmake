@@ -1,10 +1,11 @@
 # The engine, the model, what is checked of a bundle, and the command vitaie-edge.
 option(VITAIE_BUILD_TOOLS "Build the command vitaie-edge" ${PROJECT_IS_TOP_LEVEL})
 
-list(APPEND VITAIE_SOURCES src/engine.cpp src/model.cpp src/output.cpp src/torchscript_archive.cpp
-     src/torchscript_classes.cpp src/torchscript_pickle.cpp src/verify.cpp)
+list(APPEND VITAIE_SOURCES src/ascend.cpp src/ascend_machine.cpp src/engine.cpp src/model.cpp
+     src/output.cpp src/torch_library.cpp src/torchscript_archive.cpp src/torchscript_classes.cpp
+     src/torchscript_pickle.cpp src/verify.cpp)
 list(APPEND VITAIE_LIBRARIES ${CMAKE_DL_LIBS})
-set_source_files_properties(src/engine.cpp PROPERTIES COMPILE_DEFINITIONS
+set_source_files_properties(src/torch_library.cpp PROPERTIES COMPILE_DEFINITIONS
                                                       VITAIE_LIBDIR="${CMAKE_INSTALL_LIBDIR}")
 
 if(VITAIE_BUILD_TOOLS)
@@ -23,7 +24,7 @@ if(VITAIE_BUILD_TOOLS)
   endif()
 endif()
 if(VITAIE_BUILD_TESTS)
-  list(APPEND VITAIE_TESTS tests/test_measurement.cpp tests/test_model.cpp tests/test_output.cpp
+  list(APPEND VITAIE_TESTS tests/test_ascend_machine.cpp tests/test_measurement.cpp tests/test_model.cpp tests/test_output.cpp
        tools/environment.cpp tools/measurement.cpp)
   # What pytest asks for verdicts on archives, to compare them with Python's; and what it asks for
   # all that the C and C++ interfaces do, linked as a stranger's program is.

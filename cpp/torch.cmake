@@ -109,6 +109,38 @@ if(TORCH_ROOT)
       vitaie-time-engine PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${CMAKE_CURRENT_BINARY_DIR}/tests"
                                     BUILD_RPATH "${TORCH_ROOT}/lib")
   endif()
+  if(VITAIE_BUILD_TESTS)
+    # The tests' double of the vendor's library, and a program that breaks the rules which it keeps.
+    string(REPLACE "." ";" parts "${TORCH_VERSION}")
+    list(GET parts 0 major)
+    list(GET parts 1 minor)
+    math(EXPR number "${major} * 100 + ${minor}")
+    add_library(vitaie_ascend_double SHARED tests/ascend_double.cpp)
+    add_executable(vitaie-use-double tests/use_double.cpp)
+    foreach(each vitaie_ascend_double vitaie-use-double)
+      target_include_directories(
+        ${each} SYSTEM PRIVATE "${TORCH_ROOT}/include"
+                               "${TORCH_ROOT}/include/torch/csrc/api/include")
+      target_compile_definitions(${each} PRIVATE _GLIBCXX_USE_CXX11_ABI=${TORCH_ABI}
+                                                 VITAIE_TORCH_NUMBER=${number})
+      target_link_libraries(${each} PRIVATE vitaie_flags ${CMAKE_DL_LIBS}
+                                            "${TORCH_ROOT}/lib/libtorch_cpu.so"
+                                            "${TORCH_ROOT}/lib/libc10.so")
+      target_compile_options(${each} PRIVATE -O0) # it computes with torch alone
+      if(TORCH_VERSION VERSION_GREATER_EQUAL 2.13)
+        target_compile_features(${each} PRIVATE cxx_std_20)
+      endif()
+      set_target_properties(
+        ${each}
+        PROPERTIES CXX_EXTENSIONS OFF
+                   CXX_VISIBILITY_PRESET hidden
+                   VISIBILITY_INLINES_HIDDEN ON
+                   BUILD_RPATH "${TORCH_ROOT}/lib"
+                   LIBRARY_OUTPUT_DIRECTORY "${CMAKE_CURRENT_BINARY_DIR}/tests/ascend-double"
+                   RUNTIME_OUTPUT_DIRECTORY "${CMAKE_CURRENT_BINARY_DIR}/tests")
+    endforeach()
+    set_target_properties(vitaie_ascend_double PROPERTIES OUTPUT_NAME torch_aie)
+  endif()
   # Whoever builds the library builds its engine.
   cmake_language(DEFER CALL add_dependencies vitaie vitaie_torch)
   if(VITAIE_INSTALL)

@@ -143,23 +143,24 @@ def test_records_are_attached_to_the_bundle_and_judged_the_same(
         assert record.fps == pytest.approx(bench.shown.fps, rel=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("code", "place", "spoil"),
-    [
-        ("E_DATASET_NOT_FOUND", "", lambda data: shutil.rmtree(data)),
-        ("E_DATASET_EMPTY", "/0", lambda data: [each.unlink() for each in data.glob("0/*")]),
-        ("E_DATASET_SMALL", "", lambda data: data),
-        ("E_DATASET_LAYOUT", "/0", lambda data: (data / "0" / "deep").mkdir()),
-        ("E_DATASET_LAYOUT", "", lambda data: shutil.copy(CAT, data / "cat.jpg")),
-        ("E_DATASET_FILE", "/1/notes.txt", lambda data: (data / "1" / "notes.txt").touch()),
-        (
-            "E_DATASET_FILE",
-            "/1/cat.jpg",
-            lambda data: (data / "1" / "cat.jpg").symlink_to(CAT),
-        ),
-        ("E_IMAGE_FORMAT", "/2/a.png", lambda data: (data / "2" / "a.png").write_text("no image")),
-    ],
-)
+SPOILED: list[tuple[str, str, Callable[[Path], object]]] = [
+    ("E_DATASET_NOT_FOUND", "", lambda data: shutil.rmtree(data)),
+    ("E_DATASET_EMPTY", "/0", lambda data: [each.unlink() for each in data.glob("0/*")]),
+    ("E_DATASET_SMALL", "", lambda data: data),
+    ("E_DATASET_LAYOUT", "/0", lambda data: (data / "0" / "deep").mkdir()),
+    ("E_DATASET_LAYOUT", "", lambda data: shutil.copy(CAT, data / "cat.jpg")),
+    ("E_DATASET_FILE", "/1/notes.txt", lambda data: (data / "1" / "notes.txt").touch()),
+    (
+        "E_DATASET_FILE",
+        "/1/cat.jpg",
+        lambda data: (data / "1" / "cat.jpg").symlink_to(CAT),
+    ),
+    ("E_IMAGE_FORMAT", "/2/a.png", lambda data: (data / "2" / "a.png").write_text("no image")),
+]
+"""The code, the place at fault in the dataset, and what makes it so."""
+
+
+@pytest.mark.parametrize(("code", "place", "spoil"), SPOILED)
 def test_a_dataset_is_refused_as_in_python(
     small_bundle: Path,
     few: Path,

@@ -590,6 +590,24 @@ def predictions(output: bytes) -> list[tuple[int, str, float]]:
     return found
 
 
+@pytest.mark.parametrize("mebibytes", [60, 500, 1000, 1024, 1100, 1300, 1600, 2200])
+def test_too_little_address_space_is_said_and_ends_no_process(
+    small_bundle: Path, mebibytes: int
+) -> None:
+    command = [program("vitaie-edge"), "classify", small_bundle, CAT, "--threads", "1"]
+    done = subprocess.run(
+        ["sh", "-c", f'ulimit -v {1024 * mebibytes}; exec "$@"', "sh", *map(str, command)],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode in (0, 5), done
+    if done.returncode == 5:
+        assert done.stderr.splitlines()[-1].startswith("E_MEMORY: ")
+    if mebibytes < 1024:
+        assert f"expected at least 1024 MiB, got {mebibytes} MiB allowed" in done.stderr
+
+
 def test_the_library_says_what_the_bundle_is(small_bundle: Path) -> None:
     whole = document(small_bundle)
     size = (small_bundle / "manifest.json").stat().st_size

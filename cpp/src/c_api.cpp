@@ -276,7 +276,7 @@ vitaie_error* vitaie_bundle_load(const vitaie_bundle* bundle, const vitaie_load_
     return guarded([&] {
         check_pointer(bundle, "bundle");
         check_pointer(model, "model");
-        const vitaie_load_options defaults{sizeof defaults, nullptr, 0};
+        const vitaie_load_options defaults{sizeof defaults, nullptr, 0, 0};
         const vitaie_load_options& chosen = options == nullptr ? defaults : *options;
         if (chosen.struct_size < sizeof defaults) {
             throw Error(Code::E_ARGUMENT, "options")
@@ -285,7 +285,8 @@ vitaie_error* vitaie_bundle_load(const vitaie_bundle* bundle, const vitaie_load_
                 .got(std::to_string(chosen.struct_size));
         }
         const char* target = chosen.target == nullptr ? "auto" : chosen.target;
-        *model = new vitaie_model{Model(bundle->bundle, target, chosen.threads)};
+        *model =
+            new vitaie_model{Model(bundle->bundle, target, {chosen.threads, chosen.device_id})};
     });
 }
 

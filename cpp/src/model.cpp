@@ -202,13 +202,14 @@ std::vector<float> run(const Engine& engine, const float* batch, std::int64_t co
     return logits;
 }
 
-Model::Model(const Bundle& bundle, std::string_view target, std::int64_t threads)
+Model::Model(const Bundle& bundle, std::string_view target, const EngineOptions& options)
     : manifest_(bundle.manifest()) {
-    check_threads(threads);
+    check_options(options);
     auto model = bundle.begin("model.ts");  // is read while torch is loaded
     target_ = choose_target(manifest_, target);
+    check_device_of({&target_}, options);
     bundle.check({"model.ts"});
-    engine_ = open_engine(bundle, target_, threads, std::move(model));
+    engine_ = open_engine(bundle, target_, options, std::move(model));
     labels_ = read_labels(bundle);
 }
 

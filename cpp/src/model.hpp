@@ -1,6 +1,6 @@
 /// A loaded bundle: images in, labels and probabilities out.
 ///
-///     const Model model(Bundle::open("bundles/vit_base_patch16_224"), "auto", 0);
+///     const Model model(Bundle::open("bundles/vit_base_patch16_224"), "auto", {});
 ///     for (const Prediction& each : model.classify("cat.jpg", 5)) { … each.label->name … }
 ///
 /// The numbers are those of runtime/vitaie/runtime/_model.py, the order of classes with equal
@@ -56,10 +56,9 @@ std::vector<float> run(const Engine& engine, const float* batch, std::int64_t co
 class Model {
   public:
     /// \param target A target's id, `cpu` for short, or `auto`.
-    /// \param threads Threads of the engine; 0 for its own choice.
     /// \throws Error The bundle is not what its manifest says, has no such target, or the target
     ///     cannot run here.
-    Model(const Bundle& bundle, std::string_view target, std::int64_t threads);
+    Model(const Bundle& bundle, std::string_view target, const EngineOptions& options);
 
     [[nodiscard]] const Manifest& manifest() const { return manifest_; }
     [[nodiscard]] const Target& target() const { return target_; }

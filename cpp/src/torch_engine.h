@@ -14,15 +14,21 @@ extern "C" {
 #endif
 
 /// Counts changes of this header. Both libraries come from one build; a mixture is refused.
-#define VITAIE_TORCH_ENGINE_INTERFACE 1
+#define VITAIE_TORCH_ENGINE_INTERFACE 2
 
 /// How a call ended. All but `VITAIE_TORCH_DONE` leave a message in the caller's buffer.
-enum { VITAIE_TORCH_DONE = 0, VITAIE_TORCH_FAILED = 1, VITAIE_TORCH_NO_MEMORY = 2 };
+enum {
+    VITAIE_TORCH_DONE = 0,
+    VITAIE_TORCH_FAILED = 1,
+    VITAIE_TORCH_NO_MEMORY = 2,
+    VITAIE_TORCH_OTHER_LOGITS = 3  ///< the module gave logits of another shape or type
+};
 
-/// A caller's memory for a message, which is cut to fit and ends in a NUL.
+/// A caller's memory for what a call ended with.
 typedef struct VitaieTorchMessage {
-    char* text;
-    size_t size;  ///< bytes, at least 1
+    char* text;         ///< is cut to fit and ends in a NUL
+    size_t size;        ///< bytes, at least 1
+    const char** step;  ///< is set to the name of the step that failed, which is static
 } VitaieTorchMessage;
 
 /// A batch float32 [count, channels, side, side], and where its logits go: [count, classes].
@@ -41,10 +47,13 @@ typedef struct VitaieTorchEngine {
     const char* running;    ///< that of the torch that is loaded; empty when it does not say
     /// Makes a module of a TorchScript archive, whose bytes are not needed afterwards.
     ///
+    /// \param place Where batches are copied before the module sees them, as torch names it:
+    ///     "npu:0". NULL for a module of the CPU.
     /// \param threads Threads of torch, for the whole process; 0 leaves them as they are.
-    int (*open)(const void* data, size_t size, int32_t threads, void** module,
+    int (*open)(const void* data, size_t size, const char* place, int32_t threads, void** module,
                 VitaieTorchMessage message);
-    /// Runs a batch. May be called from several threads at once.
+    /// Runs a batch and waits for it: the logits are in the caller's memory when it is done. A
+    /// module of the CPU may be run from several threads at once.
     int (*run)(void* module, const VitaieTorchBatch* batch, VitaieTorchMessage message);
     void (*close)(void* module);
 } VitaieTorchEngine;

@@ -1,9 +1,12 @@
-// The only file with torch: TorchScript on the CPU, behind the plain functions of torch_engine.h.
+// The only file with torch: TorchScript on the CPU and on a device, behind the plain functions of
+// torch_engine.h.
 //
-// What is loaded here was checked before, its bytes by their digest and its contents by
-// torchscript_archive.cpp, since loading TorchScript can run code.
+// What is loaded here was checked before, its bytes by their digest and, for the CPU, its contents by
+// torchscript_archive.cpp, since loading TorchScript can run code. What a device adds to torch is in
+// a library of its own, which ascend.cpp loads before any module of it.
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
+#include <c10/core/GradMode.h>
 #include <c10/core/InferenceMode.h>
 #include <caffe2/serialize/read_adapter_interface.h>
 #include <torch/csrc/jit/serialization/import.h>
@@ -18,6 +21,7 @@
 #include <string>
 #include <string_view>
 
+#include "thrown.hpp"
 #include "torch_engine.h"
 
 namespace {
@@ -54,65 +58,102 @@ std::string running_version() {
     return version.substr(0, version.find_first_not_of("0123456789."));
 }
 
+/// A module, and where its batches are copied before it sees them: nowhere on the CPU.
+struct Loaded {
+    torch::jit::Module module;
+    std::unique_ptr<const c10::Device> place;
+};
+
+struct OtherLogits : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
 void say(VitaieTorchMessage message, const char* text) {
     std::strncpy(message.text, text, message.size - 1);
     message.text[message.size - 1] = '\0';
 }
 
-/// Runs `act`, and turns what torch throws, which documents no exception classes, into a status.
+/// Runs `act`, and turns what torch throws, or what was loaded into it, into a status: neither
+/// documents any exception classes. `act` is given the step's name to keep up to date.
 template <class Act>
-int guarded(VitaieTorchMessage message, Act act) {
+int guarded(VitaieTorchMessage message, const char* step, Act act) {
+    *message.step = step;
     try {
-        act();
+        act(*message.step);
         return VITAIE_TORCH_DONE;
     } catch (const std::bad_alloc& error) {
         say(message, error.what());
         return VITAIE_TORCH_NO_MEMORY;
+    } catch (const OtherLogits& error) {
+        say(message, error.what());
+        return VITAIE_TORCH_OTHER_LOGITS;
     } catch (const c10::Error& error) {
         say(message, error.what_without_backtrace());
     } catch (const std::exception& error) {
         say(message, error.what());
     } catch (...) {
-        say(message, "an exception of no known kind");
+        say(message, ("an exception of the class " + vitaie::detail::class_of_exception()).c_str());
     }
     const bool memory = std::string_view(message.text).find("alloc") != std::string_view::npos;
     return memory ? VITAIE_TORCH_NO_MEMORY : VITAIE_TORCH_FAILED;
 }
 
-int open_module(const void* data, std::size_t size, std::int32_t threads, void** module,
-                VitaieTorchMessage message) {
-    return guarded(message, [&] {
+int open_module(const void* data, std::size_t size, const char* place, std::int32_t threads,
+                void** module, VitaieTorchMessage message) {
+    return guarded(message, "load", [&](const char*&) {
         if (threads > 0) {
             at::set_num_threads(threads);
         }
-        auto loaded = std::make_unique<torch::jit::Module>(
-            torch::jit::load(std::make_shared<Archive>(data, size), c10::Device(c10::kCPU)));
-        loaded->eval();
+        const auto archive = std::make_shared<Archive>(data, size);
+        auto loaded = std::make_unique<Loaded>();
+        if (place == nullptr) {
+            loaded->module = torch::jit::load(archive, c10::Device(c10::kCPU));
+        } else {
+            // A device has a name in torch once its own library was loaded.
+            loaded->place = std::make_unique<const c10::Device>(std::string(place));
+            loaded->module = torch::jit::load(archive);
+        }
+        loaded->module.eval();
         *module = loaded.release();
     });
 }
 
+void copy_logits(const at::Tensor& output, const VitaieTorchBatch& batch) {
+    const bool fits = output.scalar_type() == at::kFloat && output.dim() == 2 &&
+                      output.size(0) == batch.count && output.size(1) == batch.classes;
+    if (!fits) {
+        throw OtherLogits("logits of another shape or type: " + output.toString());
+    }
+    std::memcpy(batch.logits, output.data_ptr<float>(),
+                sizeof(float) * static_cast<std::size_t>(output.numel()));
+}
+
 int run_batch(void* module, const VitaieTorchBatch* batch, VitaieTorchMessage message) {
-    return guarded(message, [&] {
-        const c10::InferenceMode guard;
+    return guarded(message, "forward", [&](const char*& step) {
+        auto& loaded = *static_cast<Loaded*>(module);
         // torch has no tensors of constant values; the module only reads them.
-        const at::Tensor input =
-            torch::from_blob(const_cast<float*>(batch->values),
-                             {batch->count, batch->channels, batch->side, batch->side}, at::kFloat);
-        auto result = static_cast<torch::jit::Module*>(module)->forward({input});
-        const at::Tensor output = result.toTensor().contiguous();
-        const bool fits = output.scalar_type() == at::kFloat && output.dim() == 2 &&
-                          output.size(0) == batch->count && output.size(1) == batch->classes;
-        if (!fits) {
-            throw std::runtime_error("logits of another shape or type: " + output.toString());
+        const auto input = [&] {
+            return torch::from_blob(const_cast<float*>(batch->values),
+                                    {batch->count, batch->channels, batch->side, batch->side},
+                                    at::kFloat);
+        };
+        if (loaded.place == nullptr) {
+            const c10::InferenceMode guard;
+            copy_logits(loaded.module.forward({input()}).toTensor().contiguous(), *batch);
+            return;
         }
-        std::memcpy(batch->logits, output.data_ptr<float>(),
-                    sizeof(float) * static_cast<std::size_t>(output.numel()));
+        const c10::NoGradGuard guard;  // all that is known to be the same on every device
+        step = "copy to the device";
+        const at::Tensor there = input().to(*loaded.place);
+        step = "forward";
+        const at::Tensor result = loaded.module.forward({there}).toTensor();
+        step = "copy from the device";  // and it waits for the device
+        copy_logits(result.to(c10::Device(c10::kCPU)).contiguous(), *batch);
     });
 }
 
 void close_module(void* module) {
-    delete static_cast<torch::jit::Module*>(module);
+    delete static_cast<Loaded*>(module);
 }
 
 }  // namespace

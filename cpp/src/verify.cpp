@@ -23,8 +23,11 @@ namespace vitaie::detail {
 
 namespace {
 
-/// Of fp32: a target that claims to need more proves nothing by its goldens.
+/// A target that claims to need more than these proves nothing by its goldens: the second is of
+/// reduced precision, which is held to an angle.
 constexpr double max_tolerance = 1e-3;
+constexpr double max_reduced_tolerance = 0.1;
+constexpr double least_cosine = 0.99;
 constexpr std::size_t top_k = 5;
 constexpr std::int64_t max_batch = 1024;
 constexpr std::int64_t least_seeded = 4;
@@ -178,6 +181,20 @@ double relative_difference(const Logits& got, const Logits& expected) {
     return difference / scale;
 }
 
+/// The cosine of two vectors of logits; -1 when it is not defined.
+double cosine_of(const Logits& one, const Logits& other) {
+    double product = 0;
+    double square = 0;
+    double other_square = 0;
+    for (std::size_t index = 0; index < one.size(); ++index) {
+        product += static_cast<double>(one[index]) * other[index];
+        square += static_cast<double>(one[index]) * one[index];
+        other_square += static_cast<double>(other[index]) * other[index];
+    }
+    const double cosine = product / (std::sqrt(square) * std::sqrt(other_square));
+    return std::isfinite(cosine) ? cosine : -1;
+}
+
 std::size_t first_largest(const Logits& logits) {
     return static_cast<std::size_t>(std::max_element(logits.begin(), logits.end()) -
                                     logits.begin());
@@ -200,13 +217,23 @@ Claim check_names(const std::string& claim, const Logits& got, const Logits& exp
     return {claim, is_true ? Status::is_true : Status::is_false, names};
 }
 
+/// How near logits came to those that they are held against, and how near they have to.
+std::string told_agreement(const Tolerance& tolerance, double worst, double cosine) {
+    return tolerance.cosine
+               ? "cosine " + exponent("%.6f", cosine) + ", at least " +
+                     exponent("%g", *tolerance.cosine) + " needed"
+               : "largest difference " + exponent("%.1e", worst) + " of the largest logit, " +
+                     exponent("%.0e", tolerance.max_rel_diff) + " allowed";
+}
+
 /// Compares a target's logits on the goldens with those that ship.
 void check_target(const Bundle& bundle, const Target& target, const std::vector<float>& tensors,
-                  const std::vector<Label>& labels, std::int64_t threads,
+                  const std::vector<Label>& labels, const EngineOptions& options,
                   std::vector<Claim>& claims) {
     const Manifest& manifest = bundle.manifest();
-    const auto engine = open_engine(bundle, target, threads, bundle.begin("model.ts"));
+    const auto engine = open_engine(bundle, target, options, bundle.begin("model.ts"));
     double worst = 0;
+    double cosine = 1;
     std::int64_t flipped = 0;
     std::vector<Claim> names;
     const std::size_t size = tensors.size() / manifest.goldens.size();
@@ -215,6 +242,7 @@ void check_target(const Bundle& bundle, const Target& target, const std::vector<
         const Logits got = run(*engine, tensors.data() + index * size, 1, manifest);
         const Logits expected = golden_logits(bundle, golden);
         worst = std::max(worst, relative_difference(got, expected));
+        cosine = std::min(cosine, cosine_of(got, expected));
         const double allowed = target.tolerance.max_rel_diff * largest_absolute(expected);
         const bool is_other = static_cast<std::int64_t>(first_largest(got)) != golden.top1;
         flipped += is_other && golden.margin > 2 * allowed ? 1 : 0;
@@ -224,12 +252,14 @@ void check_target(const Bundle& bundle, const Target& target, const std::vector<
     const Agreement& agreement = target.agreement;
     const auto goldens = static_cast<std::int64_t>(manifest.goldens.size());
     const double tolerance = target.tolerance.max_rel_diff;
-    const bool is_true = worst <= tolerance && tolerance <= max_tolerance && flipped == 0 &&
-                         agreement.images == goldens && goldens >= agreement.top1_equal &&
-                         agreement.max_rel_diff <= tolerance;
+    const auto& least = target.tolerance.cosine;
+    const bool is_near =
+        least ? cosine >= *least && *least >= least_cosine && tolerance <= max_reduced_tolerance
+              : worst <= tolerance && tolerance <= max_tolerance;
+    const bool is_true = is_near && flipped == 0 && agreement.images == goldens &&
+                         goldens >= agreement.top1_equal && agreement.max_rel_diff <= tolerance;
     claims.push_back({"goldens in " + target.id, is_true ? Status::is_true : Status::is_false,
-                      "largest difference " + exponent("%.1e", worst) + " of the largest logit, " +
-                          exponent("%.0e", tolerance) + " allowed"});
+                      told_agreement(target.tolerance, worst, cosine)});
     claims.insert(claims.end(), names.begin(), names.end());
 }
 
@@ -266,22 +296,24 @@ std::vector<Logits> run_all(const Engine& engine, const std::vector<float>& tens
 
 }  // namespace
 
-bool is_by_double(const Target& target) {
-    const auto found = target.options.find("double");
-    const bool* value = found == target.options.end() ? nullptr : std::get_if<bool>(&found->second);
-    return value != nullptr && *value;
-}
-
 std::string_view text(Status status) {
     return status == Status::is_true    ? "true"
            : status == Status::is_false ? "false"
                                         : "not checked";
 }
 
-std::vector<Claim> verify(const Bundle& bundle, const std::string& target, std::int64_t threads,
-                          const Progress& progress) {
-    check_threads(threads);
+std::vector<Claim> verify(const Bundle& bundle, const std::string& target,
+                          const EngineOptions& options, const Progress& progress) {
+    check_options(options);
     const Manifest& manifest = bundle.manifest();
+    const Target* only = target == "all" ? nullptr : &choose_target(manifest, target);
+    std::vector<const Target*> wanted;
+    for (const auto& each : manifest.targets) {
+        if (only == nullptr || only == &each) {
+            wanted.push_back(&each);
+        }
+    }
+    check_device_of(wanted, options);
     progress("files");
     std::vector<Claim> claims = {check_files(bundle)};
     const std::vector<Label> labels = read_labels(bundle);
@@ -291,7 +323,6 @@ std::vector<Claim> verify(const Bundle& bundle, const std::string& target, std::
     for (std::size_t index = 0; index < manifest.goldens.size(); ++index) {
         claims.push_back(check_stages(bundle, index, tensors));
     }
-    const Target* only = target == "all" ? nullptr : &choose_target(manifest, target);
     std::vector<Claim> others;
     for (const auto& each : manifest.targets) {
         const std::string claim = "goldens in " + each.id;
@@ -305,7 +336,7 @@ std::vector<Claim> verify(const Bundle& bundle, const std::string& target, std::
         } else if (const auto missing = missing_for(each)) {
             claims.push_back({claim, Status::not_checked, missing->got});
         } else {
-            check_target(bundle, each, tensors, labels, threads, claims);
+            check_target(bundle, each, tensors, labels, options, claims);
         }
     }
     claims.insert(claims.end(), others.begin(), others.end());
@@ -329,6 +360,16 @@ std::vector<Claim> verify(const Bundle& bundle, const std::string& target, std::
     return claims;
 }
 
+bool Comparison::same() const {
+    const bool is_near =
+        tolerance.cosine ? cosine >= *tolerance.cosine : difference <= tolerance.max_rel_diff;
+    return is_near && flipped == 0;
+}
+
+std::string Comparison::told() const {
+    return told_agreement(tolerance, difference, cosine);
+}
+
 bool holds(const std::vector<Claim>& claims) {
     return std::none_of(claims.begin(), claims.end(),
                         [](const Claim& claim) { return claim.status == Status::is_false; });
@@ -343,13 +384,14 @@ void check_batch(std::int64_t batch_size) {
 }
 
 Comparison compare(const Bundle& bundle, const std::string& target, std::int64_t batch_size,
-                   std::int64_t threads, const Progress& progress) {
-    check_threads(threads);
+                   const EngineOptions& options, const Progress& progress) {
+    check_options(options);
     check_batch(batch_size);
     const Manifest& manifest = bundle.manifest();
     progress("files");
     auto model = bundle.begin("model.ts");
     const Target& chosen = choose_target(manifest, target);
+    check_device_of({&chosen}, options);
     bundle.check({"model.ts"});
     const std::vector<Label> labels = read_labels(bundle);
     const auto torchscript =
@@ -373,7 +415,7 @@ Comparison compare(const Bundle& bundle, const std::string& target, std::int64_t
     append_seeded(tensors, (count - goldens) * size);
 
     progress("TorchScript");
-    std::unique_ptr<Engine> engine = open_engine(bundle, *torchscript, threads, std::move(model));
+    std::unique_ptr<Engine> engine = open_engine(bundle, *torchscript, options, std::move(model));
     const std::vector<float> seeded(tensors.begin() + static_cast<std::ptrdiff_t>(goldens * size),
                                     tensors.end());
     for (auto& row : run_all(*engine, seeded, count - goldens, 1, manifest)) {
@@ -382,15 +424,19 @@ Comparison compare(const Bundle& bundle, const std::string& target, std::int64_t
     progress(chosen.id);
     if (chosen.backend != torchscript->backend) {
         engine.reset();  // one set of weights at a time
-        engine = open_engine(bundle, chosen, threads, bundle.begin("model.ts"));
+        engine = open_engine(bundle, chosen, options, bundle.begin("model.ts"));
     }
     const std::vector<Logits> got = run_all(*engine, tensors, count, batch_size, manifest);
-    Comparison result = {
-        chosen.id, batch_size, static_cast<std::int64_t>(count), 0, chosen.tolerance.max_rel_diff,
-        0};
+    Comparison result;
+    result.target = chosen.id;
+    result.is_by_double = is_by_double(chosen);
+    result.batch_size = batch_size;
+    result.images = static_cast<std::int64_t>(count);
+    result.tolerance = chosen.tolerance;
     for (std::size_t index = 0; index < count; ++index) {
         result.difference =
             std::max(result.difference, relative_difference(got[index], expected[index]));
+        result.cosine = std::min(result.cosine, cosine_of(got[index], expected[index]));
         const std::size_t first = first_largest(expected[index]);
         const std::size_t here = first_largest(got[index]);
         const double margin = static_cast<double>(expected[index][first]) - expected[index][here];

@@ -1,6 +1,6 @@
 /// Re-checking what a bundle claims on this device: its files, and its goldens at every stage.
 ///
-///     const Verdict verdict = verify(Bundle::open(path), "all", 0, [](auto&) {});
+///     const Verdict verdict = verify(Bundle::open(path), "all", {}, [](auto&) {});
 ///     for (const Claim& each : verdict.claims) { … }
 ///
 /// The claims, their order, words and verdicts are those of runtime/vitaie/runtime/_verify.py; the
@@ -14,6 +14,8 @@
 #include <vector>
 
 #include "bundle.hpp"
+#include "engine.hpp"
+#include "manifest.hpp"
 
 namespace vitaie::detail {
 
@@ -29,23 +31,16 @@ struct Claim {
     std::string detail;
 };
 
-/// What is said of a target that is evidence of nothing, wherever it is met.
-inline constexpr std::string_view by_double = "made with the tests' double: it ran on no device";
-
-/// Says whether the tests' double of a device's package made a target.
-bool is_by_double(const Target& target);
-
 using Progress = std::function<void(const std::string& step)>;
 
 /// Returns all claims of a bundle, checked or said to be unchecked.
 ///
 /// \param target A target's id, or `all` that run here.
-/// \param threads Threads of the engines; 0 for their own choice.
 /// \param progress Is told each step as it starts.
 /// \throws Error The bundle does not open: that is false before any claim. Or the target named
 ///     cannot run here.
-std::vector<Claim> verify(const Bundle& bundle, const std::string& target, std::int64_t threads,
-                          const Progress& progress);
+std::vector<Claim> verify(const Bundle& bundle, const std::string& target,
+                          const EngineOptions& options, const Progress& progress);
 
 /// Says whether nothing that was checked is false.
 bool holds(const std::vector<Claim>& claims);
@@ -53,13 +48,17 @@ bool holds(const std::vector<Claim>& claims);
 /// A target beside TorchScript, on the goldens and on seeded input.
 struct Comparison {
     std::string target;
-    std::int64_t batch_size;
-    std::int64_t images;
-    double difference;     ///< the largest, relative to the largest logit of its image
-    double tolerance;      ///< the target's
-    std::int64_t flipped;  ///< images of another most probable class, beyond the tolerance
+    bool is_by_double = false;
+    std::int64_t batch_size = 1;
+    std::int64_t images = 0;
+    double difference = 0;     ///< the largest, relative to the largest logit of its image
+    double cosine = 1;         ///< the least, of an image's logits
+    Tolerance tolerance;       ///< the target's
+    std::int64_t flipped = 0;  ///< images of another most probable class, beyond the tolerance
 
-    [[nodiscard]] bool same() const { return difference <= tolerance && flipped == 0; }
+    [[nodiscard]] bool same() const;
+    /// How near they are, in words.
+    [[nodiscard]] std::string told() const;
 };
 
 /// \throws Error `E_ARGUMENT`, unless it is 1 to 1024.
@@ -72,6 +71,6 @@ void check_batch(std::int64_t batch_size);
 /// \throws Error As `verify`; `E_ARGUMENT` the batch is not 1 to 1024; `E_BUNDLE_GOLDEN` a golden's
 ///     crop is not what the manifest says.
 Comparison compare(const Bundle& bundle, const std::string& target, std::int64_t batch_size,
-                   std::int64_t threads, const Progress& progress);
+                   const EngineOptions& options, const Progress& progress);
 
 }  // namespace vitaie::detail

@@ -68,10 +68,10 @@ TEST_CASE("logits that exp cannot take give probabilities all the same") {
 
 TEST_CASE("threads are 1 to 1024, or left to the engine") {
     for (const std::int64_t count : {0, 1, 1024}) {
-        CHECK(verdict([count] { check_threads(count); }) == "ok");
+        CHECK(verdict([count] { check_options({count, 0}); }) == "ok");
     }
     for (const std::int64_t count : {-1, 1025}) {
-        CHECK(verdict([count] { check_threads(count); }) == "E_ARGUMENT");
+        CHECK(verdict([count] { check_options({count, 0}); }) == "E_ARGUMENT");
     }
 }
 

@@ -10,11 +10,14 @@
 //   vitaie-use-api BUNDLE frame FILE W H STRIDE rgb|bgr    a frame's tensor, as bytes on stdout
 //   vitaie-use-api BUNDLE misuse                   the codes of calls that are wrong
 //
+// $VITAIE_TARGET is the target, "auto" otherwise.
+//
 // An error ends it with its line on stderr and its exit code.
 #include <vitaie/vitaie.hpp>
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <fstream>
 #include <iomanip>
 #include <iostream>
@@ -127,8 +130,8 @@ void misuse(const vitaie::Bundle& bundle, const vitaie::Model& model) {
     expect([&] { static_cast<void>(model.logits({nullptr, 0})); });
     expect([&] { static_cast<void>(model.logits({tensor.data(), tensor.size() - 1})); });
     expect([&] { static_cast<void>(model.classify("no such file", 0)); });
-    expect([&] { static_cast<void>(bundle.load({"no such target", 0})); });
-    expect([&] { static_cast<void>(bundle.load({"cpu", 0})); });
+    expect([&] { static_cast<void>(bundle.load({"no such target"})); });
+    expect([&] { static_cast<void>(bundle.load({"cpu"})); });
     expect([&] { static_cast<void>(bundle.load({"auto", -1})); });
     expect([&] { static_cast<void>(bundle.load({"auto", 1025})); });
     expect([&] { vitaie::check(vitaie_bundle_open(nullptr, nullptr)); });
@@ -160,7 +163,8 @@ void use(const Words& words) {
     }
     const vitaie::Model model = [&] {
         vitaie::Bundle moved = std::move(bundle);
-        vitaie::Model loaded = moved.load();
+        const char* target = std::getenv("VITAIE_TARGET");
+        vitaie::Model loaded = moved.load({target == nullptr ? "auto" : target});
         bundle = std::move(moved);
         return loaded;
     }();

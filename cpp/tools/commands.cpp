@@ -53,11 +53,26 @@ std::string batches(const Target& target) {
     return text.empty() ? "any" : text;
 }
 
+/// Which operators of a device's target the device does not run, and the share of those it does.
+std::string outside_of(const Target& target) {
+    std::string names;
+    for (const auto& name : target.operators_outside) {
+        names.append(names.empty() ? "" : ", ").append(name);
+    }
+    const auto share = placement_of(target);
+    return "placement" +
+           (share ? " of " + formatted("%.1f", 100 * *share) + "% of the operators" : "") +
+           " on the device; outside it are " + names;
+}
+
 /// The id of the target that a record was taken on.
 std::string id_of(const Manifest& manifest, const std::string& digest) {
     const auto found = std::find_if(manifest.targets.begin(), manifest.targets.end(),
                                     [&](const Target& t) { return t.target_digest == digest; });
-    return found == manifest.targets.end() ? "" : found->id;
+    if (found == manifest.targets.end()) {
+        return "";
+    }
+    return found->id + (is_by_double(*found) ? "; " + std::string(by_double) : "");
 }
 
 std::string told(const Manifest& manifest, const AccuracyRecord& record) {
@@ -149,6 +164,9 @@ Rows describe(const Bundle& bundle) {
                                         " from the source on " +
                                         std::to_string(target.agreement.images) + " goldens" +
                                         warning);
+        if (!target.operators_outside.empty()) {
+            rows.emplace_back("", "  " + outside_of(target));
+        }
     }
     for (const auto& golden : manifest.goldens) {
         rows.emplace_back("golden", golden.source + ": class " + std::to_string(golden.top1) +
@@ -241,11 +259,11 @@ int info(const Options& options) {
 }
 
 int verify(const Options& options) {
-    check_threads(options.threads);
+    check_options(options.engine);
     const Bundle bundle = Bundle::open(options.bundle);
     const std::size_t targets = options.target == "all" ? bundle.manifest().targets.size() : 1;
     Steps steps(2 + targets, options.quiet);
-    const auto claims = detail::verify(bundle, options.target, options.threads,
+    const auto claims = detail::verify(bundle, options.target, options.engine,
                                        [&](const auto& step) { steps(step); });
     if (options.json) {
         print_claims_json(bundle, claims);
@@ -269,12 +287,12 @@ int verify(const Options& options) {
 }
 
 int classify(const Options& options, const ClassifyOptions& chosen) {
-    check_threads(options.threads);
+    check_options(options.engine);
     if (chosen.top_k < 1) {
         throw Error(Code::E_ARGUMENT, "top_k").expected("at least 1").got(chosen.top_k);
     }
     const Bundle bundle = Bundle::open(options.bundle);
-    const Model model(bundle, options.target, options.threads);
+    const Model model(bundle, options.target, options.engine);
     if (options.target == "auto") {
         say(model.manifest().name + " " + model.manifest().version + ": target " +
                 model.target().id,
@@ -340,20 +358,21 @@ int preprocess(const Options& options, const PreprocessOptions& chosen) {
 }
 
 int check(const Options& options, std::int64_t batch_size) {
-    check_threads(options.threads);
+    check_options(options.engine);
     check_batch(batch_size);
     const Bundle bundle = Bundle::open(options.bundle);
     Steps steps(3, options.quiet);
-    const Comparison found = compare(bundle, options.target, batch_size, options.threads,
+    const Comparison found = compare(bundle, options.target, batch_size, options.engine,
                                      [&](const auto& step) { steps(step); });
     const bool is_ascend = found.target.rfind("ascend", 0) == 0;
-    const std::string name = is_ascend ? "AIE" : found.target;
+    const std::string name = found.is_by_double ? "the tests' double's"
+                             : is_ascend        ? "AIE"
+                                                : found.target;
     const std::string message =
         found.same() ? "[SUCCESS] " + name + " inference result is the same as JIT!"
                      : "[FAILURE] " + name + " inference result is not the same as JIT!";
-    const std::string detail = "largest difference " + formatted("%.1e", found.difference) +
-                               " of the largest logit, " + formatted("%.0e", found.tolerance) +
-                               " allowed";
+    const std::string detail =
+        found.told() + (found.is_by_double ? ", " + std::string(by_double) : "");
     if (options.json) {
         Json document;
         document["path"] = utf8(bundle.folder());
@@ -361,8 +380,11 @@ int check(const Options& options, std::int64_t batch_size) {
         document["target"] = found.target;
         document["batch_size"] = found.batch_size;
         document["images"] = found.images;
+        document["double"] = found.is_by_double;
         document["difference"] = found.difference;
-        document["tolerance"] = found.tolerance;
+        document["tolerance"] = found.tolerance.max_rel_diff;
+        document["cosine"] = found.cosine;
+        document["least_cosine"] = found.tolerance.cosine ? Json(*found.tolerance.cosine) : Json();
         document["same"] = found.same();
         document["message"] = message;
         print_json(document);

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engine.hpp"
 #include "error.hpp"
 
 namespace vitaie::edge {
@@ -21,7 +22,7 @@ inline constexpr const char* program = "vitaie-edge";
 struct Options {
     std::string bundle;
     std::string target;
-    std::int64_t threads = 0;
+    detail::EngineOptions engine;
     bool json = false;
     bool quiet = false;
 };

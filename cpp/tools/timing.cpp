@@ -26,6 +26,7 @@
 #include <system_error>
 #include <thread>
 
+#include "ascend.hpp"
 #include "bundle.hpp"
 #include "console.hpp"
 #include "descriptor.hpp"
@@ -391,8 +392,8 @@ Timed time_here(const Request& request) {
     const Images images(request);
     Timed timed;
     const std::int64_t begun = now_ns();
-    const auto model = std::make_unique<const Model>(Bundle::open(request.bundle), request.target,
-                                                     request.threads);
+    const auto model =
+        std::make_unique<const Model>(Bundle::open(request.bundle), request.target, request.engine);
     timed.run.load_s = static_cast<double>(now_ns() - begun) / 1e9;
     const Call call = caller(*model, request);
     const auto order = input_order(images.count(), request);
@@ -408,7 +409,7 @@ Timed time_here(const Request& request) {
 
 Outputs run_here(const Request& request) {
     const Images images(request);
-    const Model model(Bundle::open(request.bundle), request.target, request.threads);
+    const Model model(Bundle::open(request.bundle), request.target, request.engine);
     const Call call = caller(model, request);
     Outputs outputs;
     for (const std::int64_t window : request.windows) {
@@ -418,7 +419,7 @@ Outputs run_here(const Request& request) {
         outputs.shifts.push_back(digest(call(Shifted(images, request, model, shift).batch())));
     }
     const Bundle bundle = Bundle::open(request.bundle);
-    const auto claims = verify(bundle, request.target, request.threads, [](const std::string&) {});
+    const auto claims = verify(bundle, request.target, request.engine, [](const std::string&) {});
     const auto goldens = std::find_if(claims.begin(), claims.end(), [&request](const Claim& claim) {
         return claim.claim == "goldens in " + request.target;
     });
@@ -437,7 +438,8 @@ Json packed(const Request& request) {
             {"target_digest", request.target_digest},
             {"boundary", request.boundary},
             {"batch_size", request.batch_size},
-            {"threads", request.threads},
+            {"threads", request.engine.threads},
+            {"device_id", request.engine.device_id},
             {"memory", request.memory},
             {"sizes", request.sizes},
             {"seed", request.seed},
@@ -462,7 +464,8 @@ Request request_of(const std::string& bundle, const Json& told) {
     told.at("target_digest").get_to(request.target_digest);
     told.at("boundary").get_to(request.boundary);
     told.at("batch_size").get_to(request.batch_size);
-    told.at("threads").get_to(request.threads);
+    told.at("threads").get_to(request.engine.threads);
+    told.at("device_id").get_to(request.engine.device_id);
     told.at("memory").get_to(request.memory);
     told.at("sizes").get_to(request.sizes);
     told.at("seed").get_to(request.seed);
@@ -678,6 +681,7 @@ void answer_timing_request(const std::string& bundle) {
     const int channel = ::dup(1);
     ::dup2(2, 1);  // what engines print is no answer
     write_all(channel, answer_to(request_of(bundle, Json::parse(read_all(0)))).dump());
+    finish_ascend();
     ::_exit(0);  // taking an engine apart can last a second
 }
 

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine.hpp"
 #include "image.hpp"
 #include "measurement.hpp"
 
@@ -32,7 +33,7 @@ struct Request {
     std::string target_digest;  ///< what the bundle said when it was first opened
     std::string boundary;       ///< host or end_to_end
     std::int64_t batch_size = 1;
-    std::int64_t threads = 1;
+    detail::EngineOptions engine;
     int memory = -1;                    ///< a descriptor that holds the images one after another
     std::vector<std::int64_t> sizes;    ///< their bytes: a float32 tensor, or a JPEG file
     std::int64_t seed = 0;              ///< what order, checks and shifts follow from

@@ -58,10 +58,14 @@ void add_engine(CLI::App* command, Options& options, const std::string& otherwis
     command->preparse_callback([&options, otherwise](std::size_t) { options.target = otherwise; });
     const auto set_threads = [&options](const std::int64_t& count) {
         // 0 means the engine's own choice, and is not for users to say.
-        options.threads = count == 0 ? -1 : count;
+        options.engine.threads = count == 0 ? -1 : count;
     };
     command->add_option_function<std::int64_t>("--threads", set_threads, "Threads of the engine.")
         ->type_name("N");
+    command
+        ->add_option("--device-id", options.engine.device_id,
+                     "Which device, for a target on one; 0 otherwise.")
+        ->type_name("K");
 }
 
 /// Parses the command line and runs what it names.

@@ -170,6 +170,7 @@ typedef struct vitaie_load_options {
     size_t struct_size;  ///< sizeof(vitaie_load_options)
     const char* target;  ///< a target's id, or NULL or "auto" for the best that can run here
     int32_t threads;     ///< of the engine, for the whole process; 0 for its own choice
+    int32_t device_id;   ///< which device, for a target on one; one process has one device
 } vitaie_load_options;
 
 /// A bundle that was checked to the last byte, in an engine.

@@ -135,6 +135,7 @@ struct Prediction {
 struct LoadOptions {
     std::string target = "auto";  ///< a target's id, or "auto" for the best that can run here
     std::int32_t threads = 0;     ///< of the engine, for the whole process; 0 for its own choice
+    std::int32_t device_id = 0;   ///< which device, for a target on one; one process has one device
 };
 
 /// A bundle that was checked to the last byte, in an engine. Made by `Bundle::load`.
@@ -268,7 +269,8 @@ class Bundle {
 
     /// Checks every byte and loads the model, which does not need the bundle any more.
     [[nodiscard]] Model load(const LoadOptions& options = {}) const {
-        const vitaie_load_options chosen{sizeof chosen, options.target.c_str(), options.threads};
+        const vitaie_load_options chosen{sizeof chosen, options.target.c_str(), options.threads,
+                                         options.device_id};
         vitaie_model* model = nullptr;
         vitaie::check(vitaie_bundle_load(bundle_.get(), &chosen, &model));
         return Model(model);
