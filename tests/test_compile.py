@@ -5,6 +5,7 @@ All of it runs on the strict double of the device's package, and says so.
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -551,6 +552,24 @@ def test_a_precision_that_this_version_of_the_package_lacks_is_said_with_those_i
         assert (code, error.code, error.expected) == (
             *(6, "E_TARGET_UNAVAILABLE", "fp16 or fp32 or pref_fp32"),
         )
+
+
+def test_a_disk_without_room_is_said_before_anything_is_compiled(
+    v100: Any, build: Call, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def full(descriptor: int, start: int, size: int) -> None:
+        asked.append(size)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    code, out, _ = build("compile", bundle, "--batch-size", 1, "--batch-size", 2,
+                         "--skip-measure", "--json")  # fmt: skip
+    assert (code, ErrorOutput.model_validate_json(out).error.code) == (5, "E_DISK")
+    assert asked == [2 * sum(weight.length for weight in manifest_of(bundle).weights)]
+    assert "compile" not in v100._machine.calls
+    assert os.listdir(bundle.parent) == ["1.0.0"]
 
 
 def test_a_compile_that_is_killed_leaves_nothing_to_see(bundle: Path, build: Call) -> None:

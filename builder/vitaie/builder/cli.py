@@ -354,7 +354,10 @@ def compile_command(
             watch = compiling.Watch(start, _show_compared(as_json), images)
             done = compiling.compile_bundle(bundle, options, wanted, watch)
     except Interrupted as error:
-        hint = f"Run the same command again: accuracy goes on after {error.images:,} images."
+        hint = (
+            "Run the same command again: accuracy goes on after"
+            f" {error.images:,} images if the compiler gives the same bytes."
+        )
         raise VitaieError("E_INTERRUPTED", "vitaie-build compile", hint=hint) from None
     manifest = done.manifest
     for line in measured_lines(manifest):

@@ -42,6 +42,7 @@ from vitaie.runtime._comparison import (
     same,
 )
 from vitaie.runtime._environment import processor
+from vitaie.runtime._files import disk_errors
 from vitaie.runtime._goldens import check_golden_stages, check_logits
 from vitaie.runtime._model import DOUBLE, open_engine, read_labels
 from vitaie.runtime._torchscript import load_module
@@ -406,6 +407,8 @@ def _compile_all(
     """
     from vitaie.builder.device_graph import make_device_graph
 
+    count = len(options.batch_sizes) * len(options.levels)
+    _ask_for_room(aside / "room", count * sum(weight.length for weight in bundle.manifest.weights))
     source, model = load_module(bundle, DEVICE), bundle.manifest.model
     rows: list[dict[str, Any]] = []
     for batch in options.batch_sizes:
@@ -426,6 +429,20 @@ def _compile_all(
         del graph
         gc.collect()  # one set of weights at a time; torch's sit in reference cycles
     return rows
+
+
+def _ask_for_room(file: Path, size: int) -> None:
+    """See that the disk holds so many bytes more, before a compilation that may take hours.
+
+    The package documents nothing of a full disk: what it says then could be about anything.
+
+    Raises:
+        DiskError: It does not.
+    """
+    with disk_errors(file):
+        with open(file, "xb") as room:
+            os.posix_fallocate(room.fileno(), 0, size)
+        file.unlink()
 
 
 def _compile(
