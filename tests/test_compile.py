@@ -248,15 +248,30 @@ def test_the_whole_way_on_the_double(
     assert f"false       goldens in {name}: {DOUBLE}" in out
     code, out, err = build("audit", made)
     assert (code, "DOES NOT" in out, out.count(DOUBLE)) == (0, False, 1)
-    code, out, err = build("gate", made, "--target", name)
-    assert (code, f"{name}: {DOUBLE}" in err) == (0, True)
-    code, out, err = build("attach", made, record)
-    assert (code, f"{name}: {DOUBLE}" in err) == (0, True)
-    made = Path(out.splitlines()[-1])
     page = tmp_path / "report.html"
     code, out, err = build("report", made, "-o", page)
     assert code == 1
     assert DOUBLE in page.read_text(encoding="utf-8").replace("&#39;", "'")
+
+
+@pytest.mark.long
+def test_records_on_the_double_are_judged_and_attached_with_its_name(
+    v100: Any, build: Call, bundle: Path, photos: Path, tmp_path: Path
+) -> None:
+    del v100
+    name = "ascend310p3-fp16-b1-o0"
+    gates = ("--require", "agreement>=1.0", "--skip-measure")
+    code, out, err = build("compile", bundle, "--optim-level", 0, "--data", photos, *gates)
+    assert code == 0, err
+    made, record = Path(out.splitlines()[-1]), tmp_path / "accuracy.json"
+    code, out, err = build("gate", made, "--target", name)
+    assert (code, f"{name}: {DOUBLE}" in err) == (0, True)
+    code, out, err = build("eval", made, "--data", photos, "--target", name, "-o", record,
+                           "--batch-size", 2)  # fmt: skip
+    assert code == 0, err
+    code, out, err = build("attach", made, record)
+    assert (code, f"{name}: {DOUBLE}" in err) == (0, True)
+    assert len(manifest_of(Path(out.splitlines()[-1])).accuracy) == 2
 
 
 def test_what_was_measured_of_other_targets_is_carried_over_and_of_the_same_id_goes(
@@ -284,21 +299,23 @@ def test_what_was_measured_of_other_targets_is_carried_over_and_of_the_same_id_g
     assert not (path / kept).exists()
 
 
+@pytest.mark.parametrize("sizes", [(2,), pytest.param((2, 1), marks=pytest.mark.long)])
 def test_the_fastest_level_ships_and_the_table_is_kept(
     v100: Any,
     build: Call,
     bundle: Path,
     at_costs: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,
+    sizes: tuple[int, ...],
 ) -> None:
     at_costs("20 10 15")
     monkeypatch.setattr(measure, "ROUNDS", 1)
-    code, out, err = build("compile", bundle, "--optim-level", "auto", "--batch-size", 2,
-                           "--batch-size", 1)  # fmt: skip
+    batches = [part for size in sizes for part in ("--batch-size", size)]
+    code, out, err = build("compile", bundle, "--optim-level", "auto", *batches)
     assert code == 0, err
     made = Path(out.splitlines()[-1])
     manifest = manifest_of(made)
-    names = ["ascend310p3-fp16-b2-o1", "ascend310p3-fp16-b1-o1"]
+    names = [f"ascend310p3-fp16-b{size}-o1" for size in sizes]
     assert [target.id for target in manifest.targets[2:]] == names
     assert [level.optim_level for level in manifest.levels] == [0, 1, 2]
     assert [level.chosen for level in manifest.levels] == [False, True, False]
@@ -306,7 +323,7 @@ def test_the_fastest_level_ships_and_the_table_is_kept(
     assert {level.batch_size for level in manifest.levels} == {2}
     ids = {target.target_digest: target.id for target in manifest.targets}
     assert [(ids[speed.target_digest], speed.batch_size) for speed in manifest.performance] == [
-        *zip(names, (2, 1)),
+        *zip(names, sizes),
     ]
     assert sorted(path.name for path in made.joinpath("targets").iterdir()) == sorted(names)
     assert sorted(os.listdir(bundle.parent)) == ["1.0.0", "1.1.0"]
