@@ -107,6 +107,11 @@ def test_every_published_figure_is_a_line_for_each_level_beside_what_was_measure
     assert found[7].difference == pytest.approx(0.5)
 
 
+def test_what_was_to_be_measured_for_its_accuracy_alone_has_no_lines_of_speed() -> None:
+    found = list(rows(manifest(), (0,), "fp16", double=False, speed=False))
+    assert [(row.figure, row.measured) for row in found] == [("top-1 %", 85.8), ("top-5 %", 96.0)]
+
+
 def test_no_figure_is_taken_of_what_does_not_count() -> None:
     whole = manifest(performance=[speed("b", 1, 60.0, verdict="INVALID", reasons=["not stable"])])
     (row,) = [each for each in rows(whole, (2,), "fp16", double=False) if each.batch == 1]

@@ -150,7 +150,13 @@ class Run:
             bundles.append(bundle)
             analyses += self._analysis(model, bundle)
             manifest = self._manifest(bundle)
-            table += rows(manifest, model.levels, self._options.precision, double=self._double)
+            table += rows(
+                manifest,
+                model.levels,
+                self._options.precision,
+                double=self._double,
+                speed=model.speed,
+            )
             write(self._send / f"{model.key}.json", manifest)
         if bundles:
             self._page(bundles, analyses)

@@ -46,7 +46,12 @@ class Row(NamedTuple):
 
 
 def rows(
-    manifest: Manifest, levels: Sequence[int], precision: str, *, double: bool
+    manifest: Manifest,
+    levels: Sequence[int],
+    precision: str,
+    *,
+    double: bool,
+    speed: bool = True,
 ) -> Iterator[Row]:
     """Yield the rows of one bundle.
 
@@ -55,6 +60,7 @@ def rows(
         levels: The optimisation levels that were asked for.
         precision: Of the targets that count.
         double: Whether these were made by the tests' double, and not for a device.
+        speed: Whether speed was to be measured, which no preprocessing changes.
     """
     targets = {
         each["target_digest"]: each
@@ -66,7 +72,7 @@ def rows(
     for figure in manifest["expected"]["accuracy"]:
         for level in levels:
             yield from _accuracy(manifest, figure, level, targets)
-    for figure in manifest["expected"]["speed"]:
+    for figure in manifest["expected"]["speed"] if speed else ():
         for level in levels:
             yield _speed(manifest, figure, level, targets)
 
@@ -254,6 +260,7 @@ def to_html(table: Sequence[Row], story: Story) -> str:
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
 <title>vitaie on an Ascend device</title>
 <style>{_STYLE}</style>
 </head>
