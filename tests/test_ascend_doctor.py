@@ -175,6 +175,10 @@ def test_a_probe_compiles_and_runs_and_says_that_the_double_is_no_device(
     assert "from the CPU's logits (the tests' double: no device)" in printed.out
     assert "E_DEVICE: device 0: probe:" in printed.err
     assert "no device was asked" in printed.err
+    assert run(cli.app, "vitaie-build", ["doctor", "--probe", "--json"]) == 6
+    document = DoctorOutput.model_validate_json(capsys.readouterr().out)
+    assert document.ascend.probe is not None
+    assert (document.ascend.double, document.ascend.probe.error) == (True, "")
 
 
 @pytest.mark.usefixtures("double")

@@ -180,8 +180,7 @@ class Run:
         self._double = bool(document.get("ascend", {}).get("double"))
         if found.code == 0 or (self._double and self._options.double):
             return document
-        print(found.complaint, file=sys.stderr)
-        for gap in document.get("ascend", {}).get("gaps", ()):
+        for gap in document.get("ascend", {}).get("gaps", ()):  # the error itself is said already
             print(f"  gap: {gap['gap']}; to do: {gap['do']}", file=sys.stderr)
         return None
 

@@ -658,7 +658,9 @@ def doctor(
     asked = found.ascend.probe
     if asked is not None and (asked.error or found.ascend.double):
         got = asked.error or "the package is the tests' double: no device was asked"
-        raise TargetUnavailable("E_DEVICE", f"device {device_id}", field="probe", got=got)
+        error = TargetUnavailable("E_DEVICE", f"device {device_id}", field="probe", got=got)
+        say(str(error), quiet=False)  # the document says it too, and is the only one
+        return error.exit_code
     suggest(quiet, "vitaie-build", "variants")
     return 0
 
