@@ -28,13 +28,14 @@ from vitaie.manifests.measurement import (
     performance_record,
 )
 from vitaie.manifests.outputs import ErrorOutput, VerifyOutput
-from vitaie.runtime import Again, _benchmark
+from vitaie.runtime import Again, _benchmark, _recheck
 from vitaie.runtime._audit import audit
 from vitaie.runtime._benchmark import benchmark
 from vitaie.runtime._bundle import open_bundle
 from vitaie.runtime._claim import Claim
 from vitaie.runtime._cli import app
 from vitaie.runtime._command import run
+from vitaie.runtime._dataset import DatasetDigest
 from vitaie.runtime._evaluate import evaluate
 from vitaie.runtime._recheck import judge_speed
 
@@ -257,10 +258,6 @@ def touch_a_pixel(data: Path) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def repair(data: Path) -> None:
-    shutil.copyfile(data / "c0" / "000.png", data / "c2" / "007.png")
-
-
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
@@ -270,7 +267,6 @@ def repair(data: Path) -> None:
         (change_class, "no c0/000.png"),
         (lose_the_missing, "no c2/007.png"),
         (touch_a_pixel, "bytes, sha256 "),
-        (repair, "sha256 "),
     ],
 )
 def test_another_dataset_is_refused_and_says_what_differs(
@@ -281,6 +277,78 @@ def test_another_dataset_is_refused_and_says_what_differs(
         verify(accurate, data=data)
     assert (caught.value.code, caught.value.exit_code) == ("E_DATASET_OTHER", 2)
     assert told in str(caught.value.got)
+
+
+# Files that are called missing
+
+ALL, A_FEW = dict[str, int](), {"sample": 2, "seed": SEED}
+
+
+def test_files_that_are_missing_indeed_are_tried_in_a_sample_too(
+    accurate: Path, data: Path
+) -> None:
+    for asked in (ALL, A_FEW):
+        code, claims = verify(accurate, data=data, **asked)
+        missing = claims["accuracy[0] missing"]
+        assert (code, missing.status) == (0, "true")
+        assert missing.detail == "of 1 files tried that it calls missing, 0 can be used"
+
+
+def call_the_wrong_ones_missing(evidence: Evidence) -> None:
+    """Claim that no image is wrong; each is a batch of its own, so that no other one meets it."""
+    images = evidence["images"]
+    wrong = {
+        place
+        for place, (classes, label) in enumerate(zip(images["target"], images["label"]))
+        if classes[0] != label
+    }
+    missing = {images["path"][place] for place in wrong}
+    evidence["missing"] = sorted(missing.union(evidence["missing"]))
+    evidence["batch_size"] = 1
+    for name, column in images.items():
+        if column is not None:
+            images[name] = [value for place, value in enumerate(column) if place not in wrong]
+    digest = DatasetDigest()
+    for row in zip(images["path"], images["size"], images["sha256"], images["label"]):
+        digest.add(*row)
+    evidence["dataset_digest"] = digest.hexdigest()
+
+
+@pytest.mark.parametrize("asked", [ALL, A_FEW])
+def test_wrong_images_that_are_called_missing_are_found(
+    accurate: Path, data: Path, asked: dict[str, int]
+) -> None:
+    forge(accurate, "accuracy", call_the_wrong_ones_missing)
+    record = document(accurate)["accuracy"][0]
+    assert record["top1"]["percent"] == 100
+    code, claims = verify(accurate, data=data, **asked)
+    missing, lost = claims["accuracy[0] missing"], record["dataset"]["missing"]
+    assert (code, missing.status) == (1, "false")
+    assert f"of {lost} files tried that it calls missing, {lost - 1} can be used" in missing.detail
+
+
+def test_of_many_missing_files_those_that_a_sample_leaves_are_listed(
+    accurate: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_recheck, "_TRIED", 3)
+    forge(accurate, "accuracy", call_the_wrong_ones_missing)
+    missing = document(accurate)["accuracy"][0]["dataset"]["missing"]
+    _, claims = verify(accurate, data=data, **A_FEW)
+    assert claims["accuracy[0] missing"].detail.startswith("of 3 files tried")
+    others = claims["accuracy[0] other missing"]
+    assert (others.status, others.check) == ("not checked", "--data DIR")
+    assert others.detail == f"{missing - 3} were not drawn"
+    assert "accuracy[0] other missing" not in verify(accurate, data=data)[1]
+
+
+def test_a_missing_file_that_was_repaired_since_is_no_longer_missing(
+    accurate: Path, data: Path
+) -> None:
+    shutil.copyfile(data / "c0" / "000.png", data / "c2" / "007.png")
+    code, claims = verify(accurate, data=data)
+    assert (code, claims["accuracy[0]"].status) == (1, "true")
+    missing = claims["accuracy[0] missing"]
+    assert (missing.status, "c2/007.png" in missing.detail) == ("false", True)
 
 
 def test_the_same_images_of_other_classes_are_another_dataset(accurate: Path, data: Path) -> None:

@@ -30,7 +30,15 @@ from vitaie.runtime._environment import collect
 from vitaie.runtime._evaluate import SOURCE, Progress
 from vitaie.runtime._goldens import tier_elsewhere
 from vitaie.runtime._model import missing_for, read_labels
-from vitaie.runtime._seen_again import Differing, Plan, beyond, difference, draw, see_again
+from vitaie.runtime._seen_again import (
+    Differing,
+    Plan,
+    beyond,
+    difference,
+    draw,
+    readable,
+    see_again,
+)
 
 if TYPE_CHECKING:
     from vitaie.manifests.contents import PerformanceRecord
@@ -43,6 +51,9 @@ if TYPE_CHECKING:
 
 CONFIRMED = 0.85
 """Of a claimed speed: reaching so much confirms it, and faster is no lie."""
+
+_TRIED = 256
+"""Of a record's missing files, so many are tried beside a smaller sample: decoded, not computed."""
 
 _ENGINES = {"onnxruntime": "onnxruntime", "torchscript": "torch", "torch_aie": "torch"}
 """The package that computes; what else a device needs is compared before a target runs at all."""
@@ -204,6 +215,31 @@ class Rechecks:
         elif seen.compared < rows:
             why = f"{rows - seen.compared:,} were not drawn"
             yield Claim(f"{claim} other images", "not checked", why, check=_DATA)
+        yield from self._missing(claim, plan)
+
+    def _missing(self, claim: str, plan: Plan) -> Iterator[Claim]:
+        """Say whether the files that a record leaves out cannot be used; in a sample too.
+
+        Nothing in a record shows it of a file: it has no digest. Wrong images called missing would
+        raise its rates, and no sample of those that were counted meets them.
+        """
+        missing, sample = plan.missing, self._again.sample
+        if not missing:
+            return
+        tried = missing
+        if sample is not None and len(missing) > max(sample, _TRIED):
+            drawn = draw(max(sample, _TRIED), self._seed, len(missing)) or ()
+            tried = [missing[place] for place in drawn]
+        found = readable(tried, plan.bundle.manifest.preprocess)
+        told = f"of {len(tried):,} files tried that it calls missing, {len(found):,} can be used"
+        if found:
+            detail = f"{told}, first {found[0].path}: no count has them"
+            yield Claim(f"{claim} missing", "false", detail)
+        else:
+            yield Claim(f"{claim} missing", "true", told)
+        if len(tried) < len(missing):
+            why = f"{len(missing) - len(tried):,} were not drawn"
+            yield Claim(f"{claim} other missing", "not checked", why, check=_DATA)
 
     def _judged(
         self,

@@ -8,6 +8,7 @@ images drawn are computed, for that reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -22,12 +23,12 @@ from vitaie.runtime._dataset import Dataset, DatasetDigest, Entry
 from vitaie.runtime._evaluate import Progress
 from vitaie.runtime._journal import Row
 from vitaie.runtime._model import open_engine, run
-from vitaie.runtime._seeing import Batch, Engines, see_here
+from vitaie.runtime._seeing import Batch, Engines, read_entry, see_here
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from vitaie.manifests.manifest import Target
+    from vitaie.manifests.manifest import Preprocess, Target
     from vitaie.manifests.measurement import AccuracyMeasurement, Images
     from vitaie.runtime._bundle import Bundle
 
@@ -111,9 +112,18 @@ class Plan:
         return -(-len(self.entries) // self.measurement.batch_size)
 
     def batch(self, number: int) -> tuple[Entry, ...]:
-        """Return a batch's images: by order alone, readable or not, as ``evaluate`` cuts them."""
+        """Return the images that were computed together in a batch.
+
+        ``evaluate`` cuts batches by order alone and computes each without what it cannot read.
+        """
         size = self.measurement.batch_size
-        return self.entries[number * size : (number + 1) * size]
+        cut = self.entries[number * size : (number + 1) * size]
+        return tuple(entry for entry in cut if entry.path in self.kept)
+
+    @property
+    def missing(self) -> list[Entry]:
+        """Return the files that the record leaves out of every count, in the dataset's order."""
+        return [entry for entry in self.entries if entry.path not in self.kept]
 
     def batches_of(self, rows: Sequence[int]) -> list[int]:
         """Return the batches that images are in: each is computed in the same company as then."""
@@ -155,27 +165,23 @@ def see_again(plan: Plan, numbers: Sequence[int], images: Callable[[Progress], N
     with closing(see_here(engines, batches, available_cpus())) as seeing:
         for number, block in seeing:
             entries = plan.batch(number)
-            top1 = top5 = counted = 0
+            top1 = top5 = 0
             for entry, seen in zip(entries, block):
-                kept = plan.kept.get(entry.path)
+                kept = plan.kept[entry.path]
                 if isinstance(seen, ImageError):
-                    if kept is not None:
-                        raise seen
-                    continue
+                    raise seen
                 _check_file(entry, seen, kept)
-                assert kept is not None
                 digest.add(entry.path, seen.size, seen.sha256, entry.label)
                 if seen.target != kept.target:
                     found.target.append(Differing(number, entry, kept.target, seen.target))
                 if seen.source and kept.source and seen.source != kept.source:
                     found.source.append(Differing(number, entry, kept.source, seen.source))
-                counted += 1
                 top1 += entry.label == seen.target[0]
                 top5 += entry.label in seen.target
             tally = Progress(
                 tally.done + len(block),
                 total,
-                tally.counted + counted,
+                tally.counted + len(block),
                 tally.top1 + top1,
                 tally.top5 + top5,
             )
@@ -185,16 +191,28 @@ def see_again(plan: Plan, numbers: Sequence[int], images: Callable[[Progress], N
     return found
 
 
-def _check_file(entry: Entry, seen: Row, kept: Kept | None) -> None:
+def _check_file(entry: Entry, seen: Row, kept: Kept) -> None:
     """Refuse a file that is not the one that was measured."""
-    if kept is None:
-        expected, got = "a file that cannot be read, as it was then", f"sha256 {seen.sha256}"
-    elif (seen.size, seen.sha256) != (kept.size, kept.sha256):
+    if (seen.size, seen.sha256) != (kept.size, kept.sha256):
         expected = f"{kept.size} bytes, sha256 {kept.sha256}"
         got = f"{seen.size} bytes, sha256 {seen.sha256}"
-    else:
-        return
-    raise InputError("E_DATASET_OTHER", entry.file, expected=expected, got=got)
+        raise InputError("E_DATASET_OTHER", entry.file, expected=expected, got=got)
+
+
+def readable(entries: Sequence[Entry], spec: Preprocess) -> list[Entry]:
+    """Return which of these files can be used here: read, decoded and made a tensor of.
+
+    It is tried as ``evaluate`` does it, on every processor; no tensor is kept.
+    """
+
+    def usable(entry: Entry) -> bool:
+        return not isinstance(read_entry(entry, spec), ImageError)
+
+    decoders = ThreadPoolExecutor(available_cpus(), "vitaie-decode")
+    try:
+        return [entry for entry, can in zip(entries, decoders.map(usable, entries)) if can]
+    finally:
+        decoders.shutdown(wait=True, cancel_futures=True)
 
 
 def beyond(plan: Plan, target: Target, differing: Sequence[Differing]) -> Iterator[Differing]:
@@ -206,12 +224,12 @@ def beyond(plan: Plan, target: Target, differing: Sequence[Differing]) -> Iterat
     threads = plan.measurement.threads
     engine = open_engine(plan.bundle, target, threads, plan.device_id) if differing else None
     for number, group in groupby(differing, key=lambda each: each.number):
-        usable = [entry for entry in plan.batch(number) if entry.path in plan.kept]
-        tensors = [_preprocess.preprocess(_images.read_file(e.file, e.file), spec) for e in usable]
+        batch = plan.batch(number)
+        tensors = [_preprocess.preprocess(_images.read_file(e.file, e.file), spec) for e in batch]
         assert engine is not None
         logits = run(engine, np.stack(tensors), plan.bundle.manifest)
         for each in group:
-            row = logits[usable.index(each.entry)]
+            row = logits[batch.index(each.entry)]
             allowed = 2 * target.tolerance.max_rel_diff * float(np.abs(row).max())
             if not _may_be_first(each.kept, row, allowed):
                 yield each
