@@ -486,6 +486,15 @@ def test_no_weight_is_read(bundle: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert f"no weights: vitaie verify {bundle}" in out
 
 
+@pytest.mark.parametrize("first", [*"=+-@", *"\uff1d\uff0b\uff0d\uff20"])
+def test_a_cell_that_a_spreadsheet_would_compute_is_quoted(first: str) -> None:
+    from vitaie.builder.audit import Row, to_csv
+
+    finding = Finding("claim", f"{first}1+1", None, "follows", "")
+    (row,) = csv.DictReader(io.StringIO(to_csv([Row(Path("b"), "1.0.0", finding)]).decode()))
+    assert row["published"] == f"'{first}1+1"
+
+
 def test_the_findings_are_written_for_spreadsheets(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -385,6 +385,23 @@ def test_a_wrong_file_of_labels_is_refused_with_its_line(
     assert (error.code, error.field) == (code, field)
 
 
+@pytest.mark.parametrize("name", ["MAX_LABEL_BYTES", "MAX_LABEL_LINES"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_file_of_labels_that_is_too_large_is_refused_before_it_is_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, end: str
+) -> None:
+    val = flat(tmp_path / "val")
+    data = lines().replace("\n", end).encode()
+    (tmp_path / "val_label.txt").write_bytes(data)
+    size = len(data) if name == "MAX_LABEL_BYTES" else data.count(b"\n")
+    monkeypatch.setattr(_dataset, name, size)
+    assert labelled(read(val)) == PICTURES
+    monkeypatch.setattr(_dataset, name, size - 1)
+    error = fault(val)
+    assert error.code == "E_DATASET_LABELS"
+    assert f"at most {size - 1} " in str(error)
+
+
 def test_no_file_of_labels_says_where_one_is_looked_for(tmp_path: Path) -> None:
     error = fault(flat(tmp_path / "val"))
     assert error.code == "E_DATASET_LABELS_MISSING"

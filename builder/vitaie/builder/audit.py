@@ -17,8 +17,8 @@ from vitaie.manifests.errors import BundleError, printable
 from vitaie.runtime._audit import Finding, Kept, Scalar, audit
 from vitaie.runtime._bundle import MANIFEST_NAME, open_bundle, parse_version
 
-_FORMULA = ("=", "+", "-", "@")
-"""What a spreadsheet takes for a formula at the start of a cell."""
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What a spreadsheet takes for a formula at the start of a cell; in East Asia full-width too."""
 
 _WHAT_TO_GIVE = "Give a store, such as bundles, a folder of versions, or one version."
 

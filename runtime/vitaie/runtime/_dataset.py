@@ -36,7 +36,9 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 """How an image's name ends, in any case; what it holds is judged when it is decoded."""
 
 LABEL_FILES = ("val_label.txt", "val_label.csv")
-MAX_LABEL_BYTES = 2**28
+MAX_LABEL_BYTES = 2**26
+MAX_LABEL_LINES = 2**21
+"""Of a file of labels: more than ImageNet's 1,281,167 training images need; each line is held."""
 
 _VAL = "val"
 _LEFT_BEHIND = ("thumbs.db", "desktop.ini", "__macosx")
@@ -396,6 +398,10 @@ def _read_text(file: str) -> str:
         raise InputError("E_DATASET_LABELS_MISSING", file) from error
     except OSError as error:
         raise InputError("E_DATASET_UNREADABLE", file, got=error.strerror) from error
+    lines = max(data.count(b"\n"), data.count(b"\r"))
+    if lines > MAX_LABEL_LINES:
+        expected = f"at most {MAX_LABEL_LINES} lines"
+        raise InputError("E_DATASET_LABELS", file, expected=expected, got=lines)
     return _decode(data, file)
 
 
