@@ -16,12 +16,12 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.support import ascend
-from tests.support.ascend_target import BATCH, NAME, add_target
-from tests.support.bundles import copy_bundle
+from tests.support.ascend_target import BATCH, NAME, add_target, pass_for_a_device
+from tests.support.bundles import copy_bundle, reseal
 from vitaie import runtime
 from vitaie.builder.compile import DeviceOptions, compile_bundle
 from vitaie.builder.measure import Wanted
-from vitaie.manifests.errors import InputError, TargetUnavailable
+from vitaie.manifests.errors import InputError, ManifestError, TargetUnavailable
 from vitaie.runtime import _ascend, _benchmark, _cli, _evaluate, _timing
 from vitaie.runtime._benchmark import Session, benchmark, open_session
 from vitaie.runtime._command import run
@@ -93,9 +93,20 @@ def test_a_double_is_false_where_nothing_could_run_it_too(
     assert caught.value.exit_code == 6
 
 
+REAL = {"double": False, "soc_version": "Ascend310P3"}
 VERSIONS: dict[str, tuple[dict[str, Any], str]] = {
-    "package": ({"toolchain": {"mindietorch": "1.0.0"}}, "mindietorch 1.0.0, and here is double"),
-    "name": ({"toolchain": {"torch_aie": "6.3"}}, "torch_aie 6.3, and here is mindietorch double"),
+    "package": (
+        {"options": REAL, "toolchain": {"mindietorch": "1.0.0"}},
+        "mindietorch 1.0.0, and here is mindietorch double",
+    ),
+    "package of no known version": (
+        {"options": REAL, "toolchain": {"mindietorch": "unknown"}},
+        "mindietorch unknown, and here is mindietorch double",
+    ),
+    "name": (
+        {"options": REAL, "toolchain": {"torch_aie": "6.3"}},
+        "torch_aie 6.3, and here is mindietorch double",
+    ),
     "CANN": (
         {"toolchain": {"mindietorch": "double", "cann": "8.0.RC1"}},
         "CANN 8.0.RC1, and here is 8.0.RC2",
@@ -127,10 +138,46 @@ def test_another_package_cann_or_chip_is_refused_with_both_sides_shown(
             calls = list(package._machine.calls)
             with pytest.raises(TargetUnavailable, match=message) as caught:
                 runtime.load(bundle, target=NAME)
-            assert caught.value.code == "E_TARGET_UNAVAILABLE"
+            assert (caught.value.code, caught.value.exit_code) == ("E_TARGET_UNAVAILABLE", 6)
+            with runtime.load(bundle) as model:
+                assert model.target.device == "cpu"
             assert package._machine.calls == calls, "the module was parsed"
         finally:
             _ascend.finish()
+
+
+def test_a_real_package_does_not_run_what_the_double_made(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the package does not tell its version either."""
+    with ascend.installed("v100"):
+        try:
+            bundle = add_target(small_bundle, tmp_path, "v100")
+            monkeypatch.setattr(_ascend, "version", lambda name: "unknown")
+            with pytest.raises(
+                TargetUnavailable, match="mindietorch double, and here is"
+            ) as caught:
+                runtime.load(bundle, target=NAME)
+            assert caught.value.exit_code == 6
+        finally:
+            _ascend.finish()
+
+
+def test_a_target_whose_double_is_said_to_be_none_is_refused(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    with ascend.installed("v100"):
+        try:
+            bundle = add_target(small_bundle, tmp_path, "v100")
+        finally:
+            _ascend.finish()
+    reseal(bundle, lambda whole: whole["targets"][-1]["options"].update(double=False))
+    for use in (runtime.load, runtime.verify):
+        with pytest.raises(ManifestError) as caught:
+            use(bundle)
+        assert (caught.value.code, caught.value.field) == (
+            *("E_MANIFEST_VALUE", "targets[2].options.double"),
+        )
 
 
 def test_a_module_changed_by_one_byte_is_found_before_it_is_parsed(
@@ -209,11 +256,11 @@ def test_what_is_no_number_of_a_device_is_bad_input(small_bundle: Path, device_i
 def test_every_command_runs_a_target_on_the_device_that_is_named(
     small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The double's own mark is taken off, so that its goldens are run."""
+    """The double passes for a device, so that its goldens are run."""
+    pass_for_a_device(monkeypatch)
     with ascend.installed("rc1"):
         try:
-            plain = {"options": {"double": False, "soc_version": "Ascend310P3"}}
-            bundle = add_target(small_bundle, tmp_path, "rc1", **plain)
+            bundle = add_target(small_bundle, tmp_path, "rc1")
         finally:
             _ascend.finish()
     asked: list[int] = []

@@ -22,6 +22,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.support import ascend
+from tests.support.ascend_target import pass_for_a_device
 from tests.support.bundles import copy_bundle, document, reseal
 from tests.support.images import photographs
 from tests.test_attach import files
@@ -136,19 +137,6 @@ def manifest_of(bundle: Path) -> Manifest:
 def images(batch: int) -> NDArray[np.float32]:
     random = np.random.default_rng(batch)
     return random.uniform(-1, 1, (batch, 3, 32, 32)).astype(np.float32)
-
-
-def as_if_real(bundle: Path, folder: Path) -> Path:
-    """Return a copy whose targets claim to be no double's: what a verifier would then see."""
-    copied = copy_bundle(bundle, folder)
-
-    def change(whole: dict[str, Any]) -> None:
-        for target in whole["targets"]:
-            if target["backend"] == "torch_aie":
-                target["options"]["double"] = False
-
-    reseal(copied, change)
-    return copied
 
 
 # What is published
@@ -416,10 +404,11 @@ def test_what_is_not_the_source_model_is_said_with_figures_and_not_published(
 
 
 def test_verify_compares_compiled_and_source_again_and_says_the_vendors_line(
-    v100: Any, build: Call, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    v100: Any, build: Call, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert build("compile", bundle, "--skip-measure", "--optim-level", 0)[0] == 0
-    real = as_if_real(bundle.with_name("1.1.0"), tmp_path / "real")
+    real = bundle.with_name("1.1.0")
+    pass_for_a_device(monkeypatch)
     code, out, err = build("verify", real)
     assert code == 0, out + err
     assert SUCCESS in out.splitlines()

@@ -26,6 +26,8 @@ from vitaie.runtime._model import DOUBLE
 CAT, ROCKET = PHOTOS / "cat.jpg", PHOTOS / "rocket.jpg"
 NAME = target_id("fp32")
 PROFILES = tuple(PACKAGES)
+REAL = {"double": False, "soc_version": "Ascend310P3"}
+VENDORS = {"mindietorch": "1.0.0"}
 
 
 class Site(NamedTuple):
@@ -207,19 +209,36 @@ def test_a_double_that_lies_anywhere_is_still_known(site: Site, tmp_path: Path) 
     library = tmp_path / "libtorch_aie.so"
     library.write_bytes(site.library.read_bytes())
     bundle = copy_bundle(site.bundle, tmp_path / "bundle")
-    reseal(bundle, lambda whole: whole["targets"][-1]["options"].update(double=False))
+    reseal(bundle, lambda whole: whole["targets"][-1].update(options=REAL, toolchain=VENDORS))
     line = site.fails(
         "E_TARGET_UNAVAILABLE",
         6,
         *("classify", bundle, CAT, "--target", NAME),
         VITAIE_TORCH_AIE_LIBRARY=str(library),
     )
-    assert line.endswith("and here is libtorch_aie.so double).")
+    assert line.endswith("with mindietorch 1.0.0, and here is libtorch_aie.so double).")
+
+
+def test_a_target_whose_double_is_said_to_be_none_is_refused(site: Site, tmp_path: Path) -> None:
+    bundle = copy_bundle(site.bundle, tmp_path / "bundle")
+    reseal(bundle, lambda whole: whole["targets"][-1]["options"].update(double=False))
+    for words in (("classify", bundle, CAT, "--target", NAME), ("verify", bundle)):
+        assert "targets[2].options.double" in site.fails("E_MANIFEST_VALUE", 4, *words)
 
 
 VERSIONS: dict[str, tuple[dict[str, Any], str]] = {
-    "package": ({"toolchain": {"mindietorch": "1.0.0"}}, "mindietorch 1.0.0, and here is double"),
-    "name": ({"toolchain": {"torch_aie": "6.3"}}, "torch_aie 6.3, and here is mindietorch double"),
+    "package": (
+        {"options": REAL, "toolchain": VENDORS},
+        "mindietorch 1.0.0, and here is mindietorch double",
+    ),
+    "package of no known version": (
+        {"options": REAL, "toolchain": {"mindietorch": "unknown"}},
+        "mindietorch unknown, and here is mindietorch double",
+    ),
+    "name": (
+        {"options": REAL, "toolchain": {"torch_aie": "6.3"}},
+        "torch_aie 6.3, and here is mindietorch double",
+    ),
     "CANN": (
         {"toolchain": {"mindietorch": "double", "cann": "8.0.RC1"}},
         "CANN 8.0.RC1, and here is 8.0.RC2",

@@ -150,6 +150,7 @@ def add_doubles_target(bundle: Path) -> None:
             "batch_sizes": [1],
             "files": [path],
             "options": {"double": True},
+            "toolchain": {"mindietorch": "double"},
         }
         whole["targets"].append(target)
 

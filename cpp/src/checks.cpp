@@ -70,6 +70,19 @@ std::vector<std::string> parents(const std::string& path) {
     return folders;
 }
 
+/// Whether `toolchain` or `agreement.packages` has the double's version of the device's package.
+bool names_double(const Target& target) {
+    for (const auto* versions : {&target.toolchain, &target.agreement.packages}) {
+        for (const char* name : {"mindietorch", "torch_aie"}) {
+            const auto found = versions->find(name);
+            if (found != versions->end() && found->second == "double") {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
 /// The checks, with what they all need: the manifest and its name in errors.
 class Checks {
   public:
@@ -213,6 +226,15 @@ class Checks {
         const auto found = target.options.find("double");
         if (found == target.options.end() || !std::holds_alternative<bool>(found->second)) {
             throw value_error(field + ".options", "double: true or false");
+        }
+        const bool by_double = std::get<bool>(found->second);
+        if (by_double != names_double(target)) {
+            throw value_error(field + ".options.double",
+                              by_double ? "false: neither toolchain nor agreement.packages has the "
+                                          "version double"
+                                        : "true: toolchain or agreement.packages has the version "
+                                          "double")
+                .got(by_double ? "true" : "false");
         }
     }
 

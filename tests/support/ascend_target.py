@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support import ascend
 from tests.support.bundles import Document, copy_bundle, document, reseal
 from vitaie.builder.device_graph import make_device_graph
+from vitaie.manifests.manifest import Target
 from vitaie.runtime import _ascend
 from vitaie.runtime._ascend import CompileOptions
 from vitaie.runtime._bundle import open_bundle
@@ -55,3 +58,17 @@ def add_target(bundle: Path, folder: Path, profile: str, **changes: Any) -> Path
     (copied / "manifest.json").write_text(json.dumps(whole), encoding="utf-8")
     reseal(copied)
     return copied
+
+
+def pass_for_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the double, and what it made, be run as a device's are, so that tests see how.
+
+    No manifest can ask for that: what says of itself that no double made it is refused.
+    """
+
+    def is_real(target: Target) -> bool:
+        del target  # whatever it says
+        return False
+
+    monkeypatch.setattr(Target, "by_double", property(is_real))
+    monkeypatch.setattr(_ascend, "DOUBLE", "a version that nothing has")

@@ -614,36 +614,43 @@ def _levels() -> Iterator[Vector]:
                    ("levels[0].target_digest", "c" * 64), ("levels[0].gates", []))  # fmt: skip
 
 
-def _devices() -> Iterator[Vector]:
-    field, name = "targets[2]", "ascend310p3-fp16-b8-o2"
+_ON_DEVICE = "ascend310p3-fp16-b8-o2"
 
-    def changed(*changes: tuple[str, Any]) -> bytes:
-        document = _with_artifact(f"targets/{name}/model.ts")
-        other = f"targets/{name}-other/model.ts"
-        document = _with_artifact(other, document)
-        target = {
-            **document["targets"][1],
-            "id": name,
-            "backend": "torch_aie",
-            "device": "ascend310p3",
-            "precision": "fp16",
-            "batch_sizes": [8],
-            "files": [f"targets/{name}/model.ts"],
-            "options": {"double": False, "soc_version": "Ascend310P3"},
-            "toolchain": {"mindietorch": "1.0.0", "cann": "8.0.RC2"},
-            "tolerance": {"max_rel_diff": 0.05, "cosine": 0.999},
-        }
-        document["targets"].append(target)
-        for path, value in changes:
-            put(document, path, value)
-        return seal(document)
+
+def _with_device(*changes: tuple[str, Any]) -> bytes:
+    """Return the right manifest with a device's target, and then these values at these paths."""
+    name = _ON_DEVICE
+    document = _with_artifact(f"targets/{name}/model.ts")
+    other = f"targets/{name}-other/model.ts"
+    document = _with_artifact(other, document)
+    target = {
+        **document["targets"][1],
+        "id": name,
+        "backend": "torch_aie",
+        "device": "ascend310p3",
+        "precision": "fp16",
+        "batch_sizes": [8],
+        "files": [f"targets/{name}/model.ts"],
+        "options": {"double": False, "soc_version": "Ascend310P3"},
+        "toolchain": {"mindietorch": "1.0.0", "cann": "8.0.RC2"},
+        "tolerance": {"max_rel_diff": 0.05, "cosine": 0.999},
+    }
+    document["targets"].append(target)
+    for path, value in changes:
+        put(document, path, value)
+    return seal(document)
+
+
+def _devices() -> Iterator[Vector]:
+    field, name, changed = "targets[2]", _ON_DEVICE, _with_device
 
     def of(name: str, member: str, value: Any, at: str = "") -> Vector:
         data = changed((f"{field}.{member}", value))
         return Vector(name, data, "E_MANIFEST_VALUE", f"{field}.{at or member}")
 
     yield Vector("device-target", changed())
-    yield Vector("device-target-of-the-double", changed((f"{field}.options.double", True)))
+    by_double = (f"{field}.options.double", True), (f"{field}.toolchain.mindietorch", "double")
+    yield Vector("device-target-of-the-double", changed(*by_double))
     yield Vector("device-target-of-mixed-precision", changed((f"{field}.precision", "pref_fp16")))
     yield of("device-target-on-the-cpu", "device", "cpu")
     yield of("device-precision-unknown", "precision", "int8")
@@ -678,8 +685,25 @@ def _devices() -> Iterator[Vector]:
     yield Vector("device-level-chosen-is-no-target", data, "E_MANIFEST_REFERENCE", field)
 
 
+def _doubles() -> Iterator[Vector]:
+    target = "targets[2]"
+    field = f"{target}.options.double"
+    says, denies = (field, True), (field, False)
+    for place in ("toolchain", "agreement.packages"):
+        name = place.rpartition(".")[2]
+        for package in ("mindietorch", "torch_aie"):
+            named = (f"{target}.{place}.{package}", "double")
+            vector = f"double-{package.replace('_', '-')}-of-the-{name}"
+            yield Vector(vector, _with_device(says, named))
+            data = _with_device(denies, named)
+            yield Vector(f"{vector}-denied", data, "E_MANIFEST_VALUE", field)
+    yield Vector("double-named-by-nothing", _with_device(says), "E_MANIFEST_VALUE", field)
+    others = (f"{target}.toolchain.cann", "double"), (f"{target}.toolchain.mindietorch", "Double")
+    yield Vector("double-of-other-words", _with_device(denies, *others))
+
+
 CASES = (
     *(_right, _json, _format, _types, _values, _paths, _structure, _records, _digests),
-    *(_ranges, _measured, _gates, _levels, _devices),
+    *(_ranges, _measured, _gates, _levels, _devices, _doubles),
 )
 """Each a function that yields vectors; they are numbered, so that a new one comes last."""

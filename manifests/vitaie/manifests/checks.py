@@ -177,6 +177,13 @@ def _device_faults(field: str, target: Target) -> Iterator[Fault]:
         yield Fault("E_MANIFEST_VALUE", f"{field}.files", f"one file below {folder}")
     if not isinstance(target.options.get("double"), bool):
         yield Fault("E_MANIFEST_VALUE", f"{field}.options", "double: true or false")
+    if (target.options.get("double") is True) != target.names_double:
+        expected = (
+            "true: toolchain or agreement.packages has the version double"
+            if target.names_double
+            else "false: neither toolchain nor agreement.packages has the version double"
+        )
+        yield Fault("E_MANIFEST_VALUE", f"{field}.options.double", expected, target.by_double)
 
 
 def _rises(target: Target) -> bool:

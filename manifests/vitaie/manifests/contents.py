@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Optional
 
 from pydantic import Field
 
-from vitaie.manifests import digests
+from vitaie.manifests import devices, digests
 from vitaie.manifests.fields import (
     Bound,
     BundlePath,
@@ -198,6 +198,18 @@ class Target(Strict):
     def by_double(self) -> bool:
         """Whether the tests' double of a device's package made it: it is evidence of nothing."""
         return self.options.get("double") is True
+
+    @property
+    def names_double(self) -> bool:
+        """Whether ``toolchain`` or ``agreement.packages`` has the double's version of a package.
+
+        ``by_double`` has to say the same: ``checks`` refuses a target of which it does not.
+        """
+        return any(
+            versions.get(name) == devices.DOUBLE
+            for versions in (self.toolchain, self.agreement.packages)
+            for name in devices.PACKAGES
+        )
 
     @property
     def placement(self) -> Optional[float]:

@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Optional, TypeVar
 
 import numpy as np
 
+from vitaie.manifests.devices import DOUBLE as DOUBLE
+from vitaie.manifests.devices import PACKAGES as PACKAGES
 from vitaie.manifests.errors import TargetUnavailable
 from vitaie.runtime import _ascend_machine
 
@@ -38,12 +40,6 @@ if TYPE_CHECKING:
 Precision = Literal["fp16", "fp32", "pref_fp32", "pref_fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32", "pref_fp32", "pref_fp16")
 """``PrecisionPolicy``'s members, in lower case. The last is not in every version."""
-
-PACKAGES = ("mindietorch", "torch_aie")
-"""The package's names, the newer one first."""
-
-DOUBLE = "double"
-"""The version that the tests' double of the package gives: what it says ran on no device."""
 
 _STACK = re.compile(r"At:|File .*|.*\(\d+\): \S+|.*<--- HERE")
 _FIRST = 60  # characters of a long message's first line; its last is what matters
@@ -140,7 +136,8 @@ def missing_for(target: Target) -> str:
     """Return what keeps this machine from running a target: what is missing, or is another.
 
     Whether a saved module outlives its chip, package or CANN is documented nowhere, so each has to
-    be the one that compiled it; what one side does not say is not held against it.
+    be the one that compiled it; what one side does not say is not held against it. The tests'
+    double runs what is marked as its own, and nothing else does.
     """
     lacking = missing()
     name = installed()
@@ -150,7 +147,7 @@ def missing_for(target: Target) -> str:
     soc = str(target.options.get("soc_version", _ascend_machine.UNKNOWN))
     here = machine.socs[0] if machine.socs else _ascend_machine.UNKNOWN
     made, is_here = target.toolchain.get(name), version(name)
-    if made is None:
+    if made is None or (is_here == DOUBLE) != target.by_double:
         return f"it was compiled with {_versions(target)}, and here is {name} {is_here}"
     for what, then, now in (
         (name, made, is_here),
