@@ -175,6 +175,8 @@ def test_more_than_the_hardware_can_do_is_invalid() -> None:
         (performance(), _set("runs/0/start_ns", []), "runs[0].end_ns"),
         (performance(), _set("runs/0/end_ns", [1] * 1000), "runs[0].start_ns"),
         (performance(), _set("batch_size", 2), "batch_size"),
+        (accuracy(), _set("threads", 1025), "threads"),
+        (performance(), _set("threads", 200_000), "threads"),
         (performance(), _set("honesty/differing", 9), "honesty.differing"),
         (performance(), _set("runs/0/peak_mib", "much"), "runs[0].peak_mib"),
     ],

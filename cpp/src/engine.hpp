@@ -20,9 +20,6 @@
 
 namespace vitaie::detail {
 
-/// The most threads an engine is told to use: some start as many as they are told.
-inline constexpr std::int64_t max_threads = 1024;
-
 /// What an engine is told beside its target.
 struct EngineOptions {
     std::int64_t threads = 0;    ///< for the whole process; 0 for the engine's own choice

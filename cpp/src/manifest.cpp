@@ -167,7 +167,7 @@ Agreement read_agreement(const Field& field) {
         agreement.max_rel_diff = members["max_rel_diff"].measure();
         agreement.top1_equal = members["top1_equal"].count();
         agreement.logits_sha256 = members["logits_sha256"].elements(read_sha256);
-        agreement.threads = members["threads"].positive();
+        agreement.threads = members["threads"].integer(1, max_threads);
         agreement.processor = members["processor"].text();
         agreement.features = members["features"].elements(read_text);
         agreement.packages = read_texts(members["packages"]);

@@ -150,7 +150,7 @@ AccuracyRecord read_accuracy(const Field& field) {
         record.preprocess_digest = members["preprocess_digest"].sha256();
         record.dataset = read_dataset(members["dataset"]);
         record.batch_size = members["batch_size"].positive();
-        record.threads = members["threads"].positive();
+        record.threads = members["threads"].integer(1, max_threads);
         record.top1 = read_rate(members["top1"]);
         record.top5 = read_rate(members["top5"]);
         record.source_top1 = members["source_top1"].unless_null(read_rate);
@@ -173,7 +173,7 @@ PerformanceRecord read_performance(const Field& field) {
         record.scenario = read_scenario(members["scenario"]);
         record.protocol = members["protocol"].word({"quick", "full"});
         record.batch_size = members["batch_size"].positive();
-        record.threads = members["threads"].positive();
+        record.threads = members["threads"].integer(1, max_threads);
         record.inputs = members["inputs"].word({"photographs", "goldens with seeded noise"});
         record.processor = members["processor"].text();
         record.created = members["created"].date();

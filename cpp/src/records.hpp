@@ -10,6 +10,9 @@
 
 namespace vitaie::detail {
 
+/// The most threads an engine is told to use: some start as many as they are told.
+inline constexpr std::int64_t max_threads = 1024;
+
 class Field;
 
 /// A 95% Wilson score interval, in percent.

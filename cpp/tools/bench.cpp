@@ -106,7 +106,7 @@ Settings settings(const Options& options, const BenchOptions& chosen) {
     Settings what;
     what.engine = options.engine;
     if (what.engine.threads == 0) {
-        what.engine.threads = available_cpus();
+        what.engine.threads = std::min<std::int64_t>(available_cpus(), max_threads);
     }
     what.batch_size = chosen.batch_size ? size : (scenario == "offline" ? offline_batch : 1);
     what.scenario = scenario;

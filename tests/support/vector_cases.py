@@ -7,6 +7,7 @@ fault can be found; where a digest is the fault, the others are right.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -702,8 +703,23 @@ def _doubles() -> Iterator[Vector]:
     yield Vector("double-of-other-words", _with_device(denies, *others))
 
 
+def _threads() -> Iterator[Vector]:
+    places = [
+        f"{place}.threads" for place in ("targets[1].agreement", "accuracy[0]", "performance[0]")
+    ]
+    for count in (1, 1024):
+        document = whole_document()
+        for place in places:
+            put(document, place, count)
+        yield Vector(f"threads-{count}", seal(document))
+    for place in places:
+        for count in (0, 1025):
+            name = re.sub(r"[^a-z]+", "-", place)
+            yield Vector(f"{name}-{count}", _changed(place, count), "E_MANIFEST_VALUE", place)
+
+
 CASES = (
     *(_right, _json, _format, _types, _values, _paths, _structure, _records, _digests),
-    *(_ranges, _measured, _gates, _levels, _devices, _doubles),
+    *(_ranges, _measured, _gates, _levels, _devices, _doubles, _threads),
 )
 """Each a function that yields vectors; they are numbered, so that a new one comes last."""

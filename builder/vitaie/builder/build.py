@@ -44,6 +44,7 @@ from vitaie.builder.staged import NOT_YET_AGREED
 from vitaie.builder.store import check_version, publication
 from vitaie.builder.torchscript import StoredTensor, export_torchscript
 from vitaie.manifests.card import Card, load_card
+from vitaie.manifests.devices import MAX_THREADS
 from vitaie.manifests.digests import sha256
 from vitaie.manifests.errors import BuildError, CheckpointError, InputError
 from vitaie.manifests.manifest import Manifest
@@ -533,7 +534,7 @@ def _checked(
 
 def _threads(target: str) -> int:
     """Return with how many threads a target computes the goldens' logits, one golden at a time."""
-    return 1 if target == TORCHSCRIPT_TARGET else available_cpus()
+    return 1 if target == TORCHSCRIPT_TARGET else min(available_cpus(), MAX_THREADS)
 
 
 def _agreement(

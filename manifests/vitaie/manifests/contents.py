@@ -32,6 +32,7 @@ from vitaie.manifests.fields import (
     Share,
     Strict,
     Text,
+    Threads,
     Version,
 )
 
@@ -162,7 +163,7 @@ class Agreement(Strict):
     max_rel_diff: Measure
     top1_equal: Count
     logits_sha256: tuple[Sha256, ...]
-    threads: Positive
+    threads: Threads
     processor: Text
     features: tuple[Text, ...]
     packages: dict[str, Text]
@@ -312,7 +313,7 @@ class AccuracyRecord(Strict):
     preprocess_digest: Sha256
     dataset: Dataset
     batch_size: Positive
-    threads: Positive
+    threads: Threads
     top1: Rate
     top5: Rate
     source_top1: Optional[Rate]
@@ -342,7 +343,7 @@ class PerformanceRecord(Strict):
     scenario: Scenario
     protocol: Literal["quick", "full"]
     batch_size: Positive
-    threads: Positive
+    threads: Threads
     inputs: Literal["photographs", "goldens with seeded noise"]
     processor: Text
     created: Date

@@ -1,6 +1,9 @@
-"""What a device's targets are compiled with, as a manifest names it."""
+"""What runs a target: the processor's threads, or the package of a device."""
 
 from __future__ import annotations
+
+MAX_THREADS = 1024
+"""Engines start as many threads as they are told, and may never be done with it."""
 
 PACKAGES = ("mindietorch", "torch_aie")
 """The names of the Ascend device's package, the newer one first."""

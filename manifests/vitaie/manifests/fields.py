@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from vitaie.manifests.devices import MAX_THREADS
 from vitaie.manifests.errors import ManifestError
 from vitaie.manifests.strict_json import MAX_INT
 
@@ -89,6 +90,7 @@ LongText = Annotated[str, StringConstraints(max_length=65536)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 Count = Annotated[int, Field(ge=0, le=MAX_INT)]
 Positive = Annotated[int, Field(ge=1, le=MAX_INT)]
+Threads = Annotated[int, Field(ge=1, le=MAX_THREADS)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Mean = Annotated[float, Field(ge=-1000, le=1000)]
 Deviation = Annotated[float, Field(ge=1e-6, le=1000)]

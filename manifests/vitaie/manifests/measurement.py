@@ -26,6 +26,7 @@ from vitaie.manifests.fields import (
     Sha256,
     Strict,
     Text,
+    Threads,
     expectation,
     field_path,
 )
@@ -98,7 +99,7 @@ class AccuracyMeasurement(Strict):
     dataset_digest: Sha256
     missing: tuple[Text, ...]
     batch_size: Positive
-    threads: Positive
+    threads: Threads
     images: Images
     environment: Environment
 
@@ -153,7 +154,7 @@ class PerformanceMeasurement(Strict):
     scenario: Literal["single_stream", "offline"]
     protocol: Literal["quick", "full"]
     batch_size: Positive
-    threads: Positive
+    threads: Threads
     inputs: Inputs
     runs: Annotated[tuple[Run, ...], Field(min_length=1, max_length=64)]
     honesty: Honesty

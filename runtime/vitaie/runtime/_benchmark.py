@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from vitaie.manifests import errors
+from vitaie.manifests.devices import MAX_THREADS
 from vitaie.manifests.digests import canonical, sha256
 from vitaie.manifests.errors import (
     BundleError,
@@ -299,7 +300,8 @@ def _asked(
         raise _invalid("batch_size", "1 for single_stream", batch_size)
     if seed is None:
         seed = secrets.randbelow(2**32)
-    return _Asked(threads or available_cpus(), batch_size, scenario, boundary, seed, device_id)
+    threads = threads or min(available_cpus(), MAX_THREADS)
+    return _Asked(threads, batch_size, scenario, boundary, seed, device_id)
 
 
 def _options(bundle: Bundle, target: str, asked: _Asked) -> _Options:

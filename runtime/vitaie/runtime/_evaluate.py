@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
+from vitaie.manifests.devices import MAX_THREADS
 from vitaie.manifests.digests import canonical, sha256
 from vitaie.manifests.errors import ImageError, InputError, TargetUnavailable
 from vitaie.runtime._bundle import Bundle, open_bundle
@@ -232,7 +233,7 @@ def _plan(bundle: Bundle, options: _Options, data: _Path, labels: _Path | None) 
         ids,
         target,
         source,
-        options.threads or available_cpus(),
+        options.threads or min(available_cpus(), MAX_THREADS),
         options.batch_size or max(target.batch_sizes, default=_BATCH_SIZE),
         options.allow_missing,
         options.device_id,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Union, cast, overlo
 
 import numpy as np
 
+from vitaie.manifests.devices import MAX_THREADS
 from vitaie.manifests.errors import BundleError, DiskError, InputError, TargetUnavailable
 from vitaie.runtime import _ascend, _images, _onnxruntime, _preprocess, _torchscript
 from vitaie.runtime._bundle import Bundle, open_bundle
@@ -33,7 +34,6 @@ _ALIASES = {"cpu": "onnxruntime-cpu-fp32"}
 _BACKENDS: dict[str, ModuleType] = {"onnxruntime": _onnxruntime, "torchscript": _torchscript}
 """Of the targets that run on the CPU; on a device it is ``_ascend``."""
 _MAX_MMAP_THRESHOLD = 2**25  # DEFAULT_MMAP_THRESHOLD_MAX of glibc on 64 bits
-_MAX_THREADS = 1024  # engines start as many as they are told, and may never be done with it
 _NO_MEMORY = re.compile(r"alloc|could not create a primitive\Z")
 """What engines say when they get no memory; the second is oneDNN, for code it makes as it runs."""
 DOUBLE = "made with the tests' double: it ran on no device"
@@ -324,7 +324,7 @@ def _let_malloc_reuse() -> None:
 def check_threads(threads: int | None) -> None:
     """Refuse a number of threads that no engine takes."""
     if threads is not None:
-        _check_whole("threads", threads, _MAX_THREADS)
+        _check_whole("threads", threads, MAX_THREADS)
 
 
 def check_device_id(device_id: int) -> None:
