@@ -17,10 +17,19 @@ from tests.support.bundles import Document, copy_bundle, document, put, reseal
 from tests.support.manifests import measured_fields
 from vitaie import runtime
 from vitaie.manifests.digests import sha256
-from vitaie.manifests.errors import VitaieError
+from vitaie.manifests.errors import ManifestError, VitaieError
+from vitaie.manifests.manifest import Tolerance
 from vitaie.runtime._bundle import open_bundle
+from vitaie.runtime._claim import Claim
 from vitaie.runtime._environment import processor, version
-from vitaie.runtime._goldens import check_golden_stages, run_goldens, tier_here
+from vitaie.runtime._goldens import (
+    check_golden_stages,
+    check_logits,
+    golden_logits,
+    run_goldens,
+    tier_elsewhere,
+    tier_here,
+)
 
 ONNX, TORCHSCRIPT = "goldens in onnxruntime-cpu-fp32", "goldens in torchscript-cpu-fp32"
 
@@ -252,24 +261,33 @@ def test_the_same_bits_are_not_asked_of_a_device(built_here: Path) -> None:
     assert tier_here(target.model_copy(update={"device": "ascend310p3"}), None)[0] == "close"
 
 
+def in_half_precision(bundle: Path, cosine: float, sign: int) -> Claim:
+    """Judge the goldens' own logits, or their opposites, as a target's of reduced precision.
+
+    No target of the CPU may be one: what is judged here is as if a device had computed it.
+    """
+    tolerance = Tolerance(max_rel_diff=0.05, cosine=cosine)
+    with open_bundle(bundle) as opened:
+        target = opened.manifest.targets[0].model_copy(
+            update={"device": "ascend310p3", "precision": "fp16", "tolerance": tolerance}
+        )
+        logits = [
+            sign * golden_logits(opened, each)[np.newaxis] for each in opened.manifest.goldens
+        ]
+        return check_logits(opened, target, logits, tier_elsewhere(target))
+
+
 @pytest.mark.parametrize(("cosine", "status"), [(0.999, "true"), (0.9, "false")])
-def test_in_reduced_precision_the_cosine_decides(bundle: Path, cosine: float, status: str) -> None:
-    def reduce(whole: Document) -> None:
-        whole["targets"][0]["tolerance"] = {"max_rel_diff": 0.05, "cosine": cosine}
-
-    reseal(bundle, agreement(processor="another", **OTHER_BITS))
-    reseal(bundle, reduce)
-    assert tier_of(bundle) == (status, "reduced")
+def test_in_reduced_precision_the_cosine_decides(
+    small_bundle: Path, cosine: float, status: str
+) -> None:
+    claim = in_half_precision(small_bundle, cosine, 1)
+    assert (claim.status, claim.tier) == (status, "reduced")
 
 
-def test_logits_of_another_direction_are_false_in_reduced_precision(bundle: Path) -> None:
-    def reduce(whole: Document) -> None:
-        whole["targets"][0]["tolerance"] = {"max_rel_diff": 0.05, "cosine": 0.999}
-
-    claim_logits(bundle, -np.load(bundle / "golden/00.npy"))
-    reseal(bundle, agreement(processor="another"))
-    reseal(bundle, reduce)
-    assert tier_of(bundle) == ("false", "reduced")
+def test_logits_of_another_direction_are_false_in_reduced_precision(small_bundle: Path) -> None:
+    claim = in_half_precision(small_bundle, 0.999, -1)
+    assert (claim.status, claim.tier) == ("false", "reduced")
 
 
 def test_torch_has_its_threads_back_after_a_verification(small_bundle: Path) -> None:
@@ -502,13 +520,16 @@ def test_a_digest_of_the_whole_that_is_not_the_chunks_is_refused_by_verify(bundl
     verify_refuses(bundle, "E_BUNDLE_FILE_DIGEST")
 
 
-def test_a_tolerance_that_proves_nothing_is_false(bundle: Path) -> None:
-    def loosen(whole: Document) -> None:
-        for target in whole["targets"]:
-            target["tolerance"]["max_rel_diff"] = 1.0
-
-    reseal(bundle, loosen)
-    assert statuses(runtime.verify(bundle, target="cpu"))[ONNX] == "false"
+@pytest.mark.parametrize(
+    ("name", "value"), [("max_rel_diff", 1.0), ("max_rel_diff", 0.0011), ("cosine", 0.99)]
+)
+def test_a_tolerance_that_proves_nothing_is_refused(bundle: Path, name: str, value: float) -> None:
+    reseal(bundle, lambda whole: whole["targets"][0]["tolerance"].update({name: value}))
+    with pytest.raises(ManifestError) as caught:
+        runtime.verify(bundle)
+    assert (caught.value.code, caught.value.field) == (
+        *("E_MANIFEST_VALUE", f"targets[0].tolerance.{name}"),
+    )
 
 
 def test_an_agreement_on_images_that_are_not_there_is_false(bundle: Path) -> None:

@@ -18,6 +18,9 @@ namespace {
 /// Every tensor of `model.ts` begins at a multiple of this many bytes.
 constexpr std::int64_t weight_alignment = 64;
 
+/// What a CPU's target may allow its logits to differ, of the largest logit.
+constexpr double max_cpu_difference = 1e-3;
+
 using Words = std::initializer_list<std::string_view>;
 
 std::string element(std::string_view array, std::size_t index) {
@@ -213,6 +216,7 @@ class Checks {
             if (target.precision != "fp32") {
                 throw value_error(field + ".precision", "fp32").got(target.precision);
             }
+            check_tolerance(target, field + ".tolerance");
             return;
         }
         if (target.batch_sizes.size() != 1) {
@@ -235,6 +239,17 @@ class Checks {
                                         : "true: toolchain or agreement.packages has the version "
                                           "double")
                 .got(by_double ? "true" : "false");
+        }
+        check_tolerance(target, field + ".tolerance");
+    }
+
+    /// What may differ: in full precision the difference decides, no cosine in its place.
+    void check_tolerance(const Target& target, const std::string& field) const {
+        if (target.precision == "fp32" && target.tolerance.cosine) {
+            throw value_error(field + ".cosine", "null, for fp32");
+        }
+        if (target.device == "cpu" && target.tolerance.max_rel_diff > max_cpu_difference) {
+            throw value_error(field + ".max_rel_diff", "at most 0.001 on the CPU");
         }
     }
 

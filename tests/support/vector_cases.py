@@ -530,7 +530,7 @@ def _measured() -> Iterator[Vector]:
     yield of("VALUE", "protocol-other", f"{speed}.protocol", "none")
     yield of("VALUE", "inputs-other", f"{speed}.inputs", "zeros")
 
-    yield Vector("tolerance-with-cosine", _changed("targets[0].tolerance.cosine", 0.999))
+    yield of("VALUE", "tolerance-with-cosine", "targets[0].tolerance.cosine", 0.999)
     yield of("TYPE", "tolerance-real", "targets[0].tolerance", 0.0001)
     yield of("VALUE", "tolerance-zero", "targets[0].tolerance.max_rel_diff", 0)
     yield of("VALUE", "cosine-zero", "targets[0].tolerance.cosine", 0.0)
@@ -718,8 +718,20 @@ def _threads() -> Iterator[Vector]:
             yield Vector(f"{name}-{count}", _changed(place, count), "E_MANIFEST_VALUE", place)
 
 
+def _tolerances() -> Iterator[Vector]:
+    for index in (0, 1):
+        field = f"targets[{index}].tolerance.max_rel_diff"
+        yield Vector(f"difference-of-target-{index}-at-its-limit", _changed(field, 0.001))
+        data = _changed(field, 0.0010000000000000002)
+        yield Vector(f"difference-of-target-{index}-too-large", data, "E_MANIFEST_VALUE", field)
+    precision, field = ("targets[2].precision", "fp32"), "targets[2].tolerance.cosine"
+    data = _with_device(precision)
+    yield Vector("device-in-full-precision-with-cosine", data, "E_MANIFEST_VALUE", field)
+    yield Vector("device-in-full-precision", _with_device(precision, (field, None)))
+
+
 CASES = (
     *(_right, _json, _format, _types, _values, _paths, _structure, _records, _digests),
-    *(_ranges, _measured, _gates, _levels, _devices, _doubles, _threads),
+    *(_ranges, _measured, _gates, _levels, _devices, _doubles, _threads, _tolerances),
 )
 """Each a function that yields vectors; they are numbered, so that a new one comes last."""

@@ -23,6 +23,9 @@ from vitaie.manifests.fields import Fault
 WEIGHT_ALIGNMENT = 64
 """Every tensor of ``model.ts`` begins at a multiple of this many bytes."""
 
+MAX_CPU_DIFFERENCE = 1e-3
+"""What a CPU's target may allow its logits to differ, of the largest logit."""
+
 PERCENTILES = ("p50", "p90", "p95", "p99", "p99.9")
 """Of latencies, from the one that fewest calls are enough for (``statistics.MINIMUM_COUNTS``)."""
 
@@ -169,6 +172,7 @@ def _device_faults(field: str, target: Target) -> Iterator[Fault]:
     if device == "cpu":
         if target.precision != "fp32":
             yield Fault("E_MANIFEST_VALUE", f"{field}.precision", "fp32", target.precision)
+        yield from _tolerance_faults(f"{field}.tolerance", target)
         return
     if len(target.batch_sizes) != 1:
         yield Fault("E_MANIFEST_VALUE", f"{field}.batch_sizes", "one", len(target.batch_sizes))
@@ -184,6 +188,17 @@ def _device_faults(field: str, target: Target) -> Iterator[Fault]:
             else "false: neither toolchain nor agreement.packages has the version double"
         )
         yield Fault("E_MANIFEST_VALUE", f"{field}.options.double", expected, target.by_double)
+    yield from _tolerance_faults(f"{field}.tolerance", target)
+
+
+def _tolerance_faults(field: str, target: Target) -> Iterator[Fault]:
+    """Judge what may differ: in full precision the difference decides, no cosine in its place."""
+    cosine, difference = target.tolerance.cosine, target.tolerance.max_rel_diff
+    if target.precision == "fp32" and cosine is not None:
+        yield Fault("E_MANIFEST_VALUE", f"{field}.cosine", "null, for fp32", cosine)
+    if target.device == "cpu" and difference > MAX_CPU_DIFFERENCE:
+        expected = f"at most {MAX_CPU_DIFFERENCE} on the CPU"
+        yield Fault("E_MANIFEST_VALUE", f"{field}.max_rel_diff", expected, difference)
 
 
 def _rises(target: Target) -> bool:
