@@ -223,7 +223,7 @@ def test_a_target_whose_double_is_said_to_be_none_is_refused(site: Site, tmp_pat
     bundle = copy_bundle(site.bundle, tmp_path / "bundle")
     reseal(bundle, lambda whole: whole["targets"][-1]["options"].update(double=False))
     for words in (("classify", bundle, CAT, "--target", NAME), ("verify", bundle)):
-        assert "targets[2].options.double" in site.fails("E_MANIFEST_VALUE", 4, *words)
+        assert "targets[2].options.double" in site.fails("E_MANIFEST_VALUE", 1, *words)
 
 
 VERSIONS: dict[str, tuple[dict[str, Any], str]] = {

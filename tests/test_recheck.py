@@ -303,7 +303,7 @@ def call_the_wrong_ones_missing(evidence: Evidence) -> None:
         for place, (classes, label) in enumerate(zip(images["target"], images["label"]))
         if classes[0] != label
     }
-    missing = {images["path"][place] for place in wrong}
+    missing: set[str] = {images["path"][place] for place in wrong}
     evidence["missing"] = sorted(missing.union(evidence["missing"]))
     evidence["batch_size"] = 1
     for name, column in images.items():
