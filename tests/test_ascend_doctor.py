@@ -186,7 +186,7 @@ def test_a_probe_compiles_and_runs_and_says_that_the_double_is_no_device(
     ("fault", "error"),
     [
         ("forward 1", "error code 507018"),
-        ("compile 1", "E_COMPILE: mindietorch double"),
+        ("compile 1", "mindietorch double: compile: "),
         ("compile 1 kill", "the process ended with -9"),
         ("set_device 1", "start"),
     ],

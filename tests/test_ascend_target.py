@@ -19,9 +19,11 @@ from tests.support import ascend
 from tests.support.ascend_target import BATCH, NAME, add_target, pass_for_a_device
 from tests.support.bundles import copy_bundle, reseal
 from vitaie import runtime
+from vitaie.builder import cli as builder_cli
 from vitaie.builder.compile import DeviceOptions, compile_bundle
 from vitaie.builder.measure import Wanted
 from vitaie.manifests.errors import InputError, ManifestError, TargetUnavailable
+from vitaie.manifests.outputs import ClassifyOutput, GateOutput
 from vitaie.runtime import _ascend, _benchmark, _cli, _evaluate, _timing
 from vitaie.runtime._benchmark import Session, benchmark, open_session
 from vitaie.runtime._command import run
@@ -80,6 +82,36 @@ def test_what_the_double_made_is_said_and_never_taken_by_itself_nor_verified(
     assert DOUBLE in capsys.readouterr().out
     assert run(_cli.app, "vitaie", ["info", str(bundle)]) == 0
     assert capsys.readouterr().out.count(DOUBLE) == 1
+    photo = str(bundle / "golden" / "00.jpg")
+    classify = ["classify", str(bundle), photo, "--target", NAME, "--quiet"]
+    assert run(_cli.app, "vitaie", classify) == 0
+    out, err = capsys.readouterr()
+    assert (out.splitlines()[0], err) == (f"{NAME}: {DOUBLE}", "")
+    assert run(_cli.app, "vitaie", [*classify, "--json"]) == 0
+    assert ClassifyOutput.model_validate_json(capsys.readouterr().out).double
+    gate = ["gate", str(bundle), "--target", NAME, "--require", "top1>=90", "--quiet"]
+    assert run(builder_cli.app, "vitaie-build", gate) == 6
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0] == f"{NAME}: {DOUBLE}"
+    assert err.startswith(f"E_GATE_UNDECIDABLE: {bundle}: {NAME}: top1>=90.0: ")
+    assert err.endswith("then attach that.\n")
+    assert run(builder_cli.app, "vitaie-build", [*gate, "--json"]) == 6
+    assert GateOutput.model_validate_json(capsys.readouterr().out).double
+
+
+def test_without_the_package_a_doubles_target_is_said_to_run_on_no_device(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ascend.installed("v100"):
+        try:
+            bundle = add_target(small_bundle, tmp_path, "v100")
+        finally:
+            _ascend.finish()
+    monkeypatch.setattr(_ascend, "installed", lambda: None)
+    with pytest.raises(TargetUnavailable, match="neither mindietorch nor torch_aie") as caught:
+        runtime.load(bundle, target=NAME)
+    assert str(caught.value.got).startswith(f"{DOUBLE}; ")
+    assert caught.value.hint.startswith("No device runs it: ")
 
 
 def test_a_double_is_false_where_nothing_could_run_it_too(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -27,7 +28,7 @@ from vitaie.manifests.outputs import (
     VerifyOutput,
 )
 from vitaie.runtime._cli import app
-from vitaie.runtime._command import counting, run
+from vitaie.runtime._command import as_given, counting, log_to_stderr, run
 from vitaie.runtime._evaluate import Progress
 
 CAT, ROCKET = str(PHOTOS / "cat.jpg"), str(PHOTOS / "rocket.jpg")
@@ -241,6 +242,23 @@ def test_quiet_says_nothing_but_the_result(
     result = cli(command, small_bundle, *more[command], option)
     assert (result.code, result.err) == (0, "")
     assert result.out
+
+
+def test_what_is_logged_is_not_said_when_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a handler Python would print warnings itself, as its last resort."""
+    logger = logging.getLogger("vitaie")
+    for quiet, said in ((True, ""), (False, "run 1 was not stable\n")):
+        with log_to_stderr(quiet):
+            logger.warning("run 1 was not stable")
+        assert capsys.readouterr().err == said
+
+
+def test_a_path_is_told_as_the_user_writes_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert as_given(tmp_path / "a" / "1.0.0", "a") == "a/1.0.0"
+    assert as_given(tmp_path / "a", str(tmp_path)) == str(tmp_path / "a")
 
 
 # Errors

@@ -253,12 +253,12 @@ def test_records_on_the_double_are_judged_and_attached_with_its_name(
     assert code == 0, err
     made, record = Path(out.splitlines()[-1]), tmp_path / "accuracy.json"
     code, out, err = build("gate", made, "--target", name)
-    assert (code, f"{name}: {DOUBLE}" in err) == (0, True)
+    assert (code, f"{name}: {DOUBLE}" in out) == (0, True)
     code, out, err = build("eval", made, "--data", photos, "--target", name, "-o", record,
                            "--batch-size", 2)  # fmt: skip
     assert code == 0, err
     code, out, err = build("attach", made, record)
-    assert (code, f"{name}: {DOUBLE}" in err) == (0, True)
+    assert (code, f"{name}: {DOUBLE}" in out) == (0, True)
     assert len(manifest_of(Path(out.splitlines()[-1])).accuracy) == 2
 
 

@@ -131,7 +131,10 @@ def test_what_a_bundle_says_of_its_measurements_follows_from_the_evidence_it_kee
     assert f"speed       {first}\n" in err
     assert f"not judged  {second}, measured {manifest.performance[1].created}" in err
     assert f": --record {second}\n" in err
-    code, out, _ = build("gate", bundle, "--require", "top1>=99", "--require", "fps>=50", "--json")
+    code, out, err = build("gate", bundle, "--require", "top1>=99", "--require", "fps>=50",
+                           "--json")  # fmt: skip
+    assert "E_GATE_FAILED: " in err
+    assert "Do not use this bundle where that is required." in err
     judged = GateOutput.model_validate_json(out)
     assert (code, judged.verdict) == (1, "fail")
     assert [gate.verdict for gate in judged.gates] == ["fail", "pass"]
@@ -238,6 +241,9 @@ def test_what_can_never_be_is_refused_before_any_work(
     shutil.copy(next(photos.glob("*/*.jpg")), photos.parent / "other" / "no-such-class" / "a.jpg")
     for arguments, code in (
         (("--require", "top1>84"), "E_GATE_OPERATOR"),
+        (("--precision", "fp32"), "E_ARGUMENT"),
+        (("--device-id", "1"), "E_ARGUMENT"),
+        (("--allow-fallback",), "E_ARGUMENT"),
         (("--require", "top1"), "E_GATE_SYNTAX"),
         (("--require", "top1>=0.84"), "E_GATE_VALUE"),
         (("--require", "top1>=84"), "E_GATE_UNDECIDABLE"),

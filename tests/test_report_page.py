@@ -160,6 +160,38 @@ def test_no_word_of_the_comparison_is_broken(
     assert broken == []
 
 
+GATES = """() => [...document.querySelectorAll('.whole tbody th')].map(head => {
+    const range = document.createRange();
+    range.selectNodeContents(head);
+    return [head.textContent, range.getClientRects().length];
+})"""
+OPTIONS = """() => [...document.querySelectorAll('.option')].filter(e => e.offsetParent).map(e => {
+    const range = document.createRange();
+    range.selectNodeContents(e);
+    return [e.textContent, range.getClientRects().length];
+})"""
+"""Names of gates, and options of commands, with the lines that each takes."""
+
+
+@pytest.mark.parametrize("width", [PHONE, 1200])
+def test_no_gate_and_no_option_of_a_command_is_broken(
+    browser: Browser, digits_page: bytes, width: int
+) -> None:
+    with opened(browser, digits_page, width=width) as shown:
+        gates, options = shown.run(GATES), shown.run(OPTIONS)
+    assert any(">=" in name for name, _ in gates)
+    assert "--performance" in {name for name, _ in options}
+    assert [name for name, lines in [*gates, *options] if lines != 1] == []
+
+
+def test_a_speed_that_is_invalid_is_not_to_be_checked_again(desk: Opened) -> None:
+    commands = "id => [...document.querySelectorAll(id + ' code')].map(e => e.textContent)"
+    first, second = (desk.run(commands, f"#bundle-{number}") for number in (1, 2))
+    assert desk.page.locator("#bundle-1 .pill.invalid").count() > 0
+    assert [each for each in first if "--performance" in each] == []
+    assert [each for each in second if "--performance" in each] != []
+
+
 def test_dark_is_dark_and_light_is_light(browser: Browser, digits_page: bytes) -> None:
     seen: list[int] = []
     for scheme in SCHEMES:

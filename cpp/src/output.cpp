@@ -114,7 +114,9 @@ void check_output(const std::string& path) {
     struct stat status{};
     const std::string folder = folder_of(path);
     if (::stat(folder.c_str(), &status) != 0 || !S_ISDIR(status.st_mode)) {
-        throw Error(Code::E_OUTPUT_PATH, path).expected("a folder at " + folder);
+        throw Error(Code::E_OUTPUT_PATH, path)
+            .expected("a folder at " + folder)
+            .hint("Make the folder, or name another.");
     }
     if (::lstat(path.c_str(), &status) == 0) {
         throw exists(path);

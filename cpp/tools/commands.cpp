@@ -117,7 +117,8 @@ std::vector<std::string> measured(const Manifest& manifest) {
         lines.push_back(told(manifest, record));
     }
     for (const auto& gate : manifest.gates) {
-        lines.push_back(gate.verdict + ": " + gate.require + ": " + gate.reason);
+        lines.push_back(gate.verdict + ": " + gate.require + " of " +
+                        id_of(manifest, gate.target_digest) + ": " + gate.reason);
     }
     for (const auto& level : manifest.levels) {
         lines.push_back(told(level));

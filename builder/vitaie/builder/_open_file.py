@@ -14,6 +14,8 @@ from pathlib import Path
 from vitaie.manifests.digests import CHUNK_SIZE
 from vitaie.manifests.errors import CheckpointError
 
+_HINT = "Give the path of an .npz checkpoint that may be read."
+
 
 class OpenFile:
     """One regular file. Reading names its offset, so several threads may read at once.
@@ -31,13 +33,15 @@ class OpenFile:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise CheckpointError(
-                "E_CHECKPOINT_UNREADABLE", path, expected="a file", got=reason
+                "E_CHECKPOINT_UNREADABLE", path, expected="a file", got=reason, hint=_HINT
             ) from None
         status = os.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode):
             os.close(self._fd)
             got = "a folder" if stat.S_ISDIR(status.st_mode) else "something else"
-            raise CheckpointError("E_CHECKPOINT_UNREADABLE", path, expected="a file", got=got)
+            raise CheckpointError(
+                "E_CHECKPOINT_UNREADABLE", path, expected="a file", got=got, hint=_HINT
+            )
         self.size = status.st_size
         self._identity = _identity(status)
 

@@ -5,20 +5,33 @@
 import importlib.util
 import shlex
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from vitaie.manifests.errors import InputError, TargetUnavailable, VitaieError, printable
+from vitaie.manifests.errors import (
+    GateError,
+    InputError,
+    TargetUnavailable,
+    VitaieError,
+    printable,
+)
 from vitaie.runtime._bundle import open_bundle
-from vitaie.runtime._cli import claims_output, measured_lines, outside_of, verify_command
+from vitaie.runtime._cli import (
+    claims_output,
+    measured_lines,
+    outside_of,
+    print_double,
+    verify_command,
+)
 from vitaie.runtime._command import (
     BundlePath,
     Json,
     Quiet,
     Version,
+    as_given,
     counting,
     leave,
     log_to_stderr,
@@ -33,18 +46,19 @@ from vitaie.runtime._command import (
 from vitaie.runtime._comparison import describe, message, same
 from vitaie.runtime._files import check_output, write_output
 from vitaie.runtime._journal import Interrupted
-from vitaie.runtime._model import DOUBLE
 from vitaie.runtime._torchscript import need_room
 
 if TYPE_CHECKING:
     from vitaie.builder.compile import Compared, DeviceOptions
+    from vitaie.builder.gate import Judgement
     from vitaie.builder.measure import Wanted
     from vitaie.manifests.card import Profile
-    from vitaie.manifests.manifest import Manifest, Target
+    from vitaie.manifests.manifest import Manifest
     from vitaie.manifests.outputs import CompiledTargetOutput
     from vitaie.runtime._ascend import Precision
 
 _PROFILES: dict[str, "Profile"] = {"timm": "timm", "modelzoo": "modelzoo"}
+_LOOK = "What is lacking here says: vitaie-build doctor"
 
 _REQUIRE: Any = typer.Option(
     "--require", metavar="GATE", help="A gate, such as 'top1>=84.0' (repeatable)."
@@ -187,7 +201,7 @@ def bundle(
             " with ascend310p3 its compiler's.",
         ),
     ] = "2",
-    precision: Annotated[str, _PRECISION] = "fp16",
+    precision: Annotated[Optional[str], _PRECISION] = None,
     batch_size: Annotated[
         Optional[list[int]],
         typer.Option(
@@ -213,10 +227,13 @@ def bundle(
     """
     wanted = _wanted(data, labels, allow_missing, require, batch_size, skip_measure)
     level = _level(optim_level)
-    device = _device_options(precision, level, batch_size, device_id, allow_fallback)
+    from vitaie.builder.compile import DEVICE
+
+    if DEVICE not in (target or ()):
+        _refuse_options_of_device(precision, device_id, allow_fallback)
+    device = _device_options(precision or "fp16", level, batch_size, device_id, allow_fallback)
     _need_builder()
     from vitaie.builder.build import Options, build_bundle, steps_of
-    from vitaie.builder.compile import DEVICE
     from vitaie.manifests.card import load_card
     from vitaie.manifests.outputs import BundleOutput
 
@@ -362,7 +379,7 @@ def compile_command(
     manifest = done.manifest
     for line in measured_lines(manifest):
         say(line, quiet)
-    suggest(quiet, "vitaie", "verify", done.path)
+    suggest(quiet, "vitaie", "verify", as_given(done.path, bundle))
     if as_json:
         print_json(
             CompileOutput(
@@ -391,6 +408,21 @@ def _device_options(
 
     named = _precision(precision)
     return DeviceOptions(named, level, tuple(batch_size or (1,)), device_id, allow_fallback)
+
+
+def _refuse_options_of_device(
+    precision: Optional[str], device_id: int, allow_fallback: bool
+) -> None:
+    """Refuse what would be ignored where nothing is compiled for a device."""
+    for option, got in (
+        ("--precision", precision),
+        ("--device-id", device_id or None),
+        ("--allow-fallback", "it" if allow_fallback else None),
+    ):
+        if got is not None:
+            hint = "Targets on the CPU are float32, and need no device."
+            expected = "only with --target ascend310p3"
+            raise InputError("E_ARGUMENT", option, expected=expected, got=got, hint=hint)
 
 
 def _precision(name: str) -> "Precision":
@@ -461,11 +493,10 @@ def attach(
 
     with steps(attaching.STEPS, quiet) as start:
         done = attaching.attach(bundle, records, progress=start)
-    _say_doubles(done.verdict.manifest.targets, quiet)
     for record in done.invalid:
         reasons = "; ".join(record.reasons)
         say(f"INVALID, no gate accepts it: {record.latencies}: {reasons}", quiet=False)
-    suggest(quiet, "vitaie", "info", done.path)
+    suggest(quiet, "vitaie", "info", as_given(done.path, bundle))
     if as_json:
         print_json(
             AttachOutput(
@@ -479,6 +510,8 @@ def attach(
             )
         )
     else:
+        for target in done.verdict.manifest.targets:
+            print_double(target)
         print(done.path)
 
 
@@ -503,12 +536,11 @@ def gate(
     Example: vitaie-build gate bundles/vit_base_patch16_224 --require 'top1>=84.0'
     """
     from vitaie.builder.gate import judge_bundle
-    from vitaie.manifests.gates import ask_gate, exit_code, worst
+    from vitaie.manifests.gates import ask_gate, worst
     from vitaie.manifests.outputs import GateOutput, JudgedGateOutput
 
     gates = [ask_gate(text) for text in require or ()]
     found = judge_bundle(bundle, gates, target=target, records=record or ())
-    _say_doubles([found.target], quiet)
     if as_json:
         rows = [
             JudgedGateOutput(
@@ -524,6 +556,7 @@ def gate(
                 path=utf8(found.folder),
                 version=found.manifest.version,
                 target=found.target.id,
+                double=found.target.by_double,
                 accuracy=found.accuracy,
                 performance=found.performance,
                 others=[record.path for record in found.others],
@@ -538,10 +571,31 @@ def gate(
             age = ", later" if other.newer else ""
             option = shlex.join(["--record", other.path])
             say(f"not judged  {other.path}, measured {other.created}{age}: {option}", quiet)
+        print_double(found.target)
         for each in found.outcomes:
             print(printable(each, 2000))
-    suggest(quiet, "vitaie", "info", found.folder)
-    return exit_code(found.outcomes)
+    missed = _missed(found)
+    if missed is None:
+        suggest(quiet, "vitaie", "info", found.folder)
+        return 0
+    say(str(missed), quiet=False)
+    return missed.exit_code
+
+
+def _missed(found: "Judgement") -> Optional[GateError]:
+    """Return the error of the gate that decided the verdict; None where all pass."""
+    from vitaie.manifests.gates import worst
+
+    verdict = worst(found.outcomes)
+    if verdict == "pass":
+        return None
+    decisive = next(each for each in found.outcomes if each.verdict == verdict)
+    code, hint = "E_GATE_FAILED", "Do not use this bundle where that is required."
+    if verdict == "undecidable":
+        code = "E_GATE_UNDECIDABLE"
+        hint = "Measure it with vitaie eval or vitaie bench and -o RECORD.json, then attach that."
+    where = f"{found.folder}: {found.target.id}"
+    return GateError(code, where, field=str(decisive.gate), got=decisive.reason, hint=hint)
 
 
 @app.command()
@@ -619,7 +673,8 @@ def audit_command(
         for row in rows:
             print(describe(row))
         told = ", ".join(f"{count:,} {status}" for status, count in counts.items())
-        print(f"{'FOLLOWS' if holds else 'DOES NOT FOLLOW'}: {told}, in {len(folders)} versions")
+        where = "1 version" if len(folders) == 1 else f"{len(folders)} versions"
+        print(f"{'FOLLOWS' if holds else 'DOES NOT FOLLOW'}: {told}, in {where}")
     suggest(quiet, "vitaie", "verify", folders[-1])
     return 0 if holds else 1
 
@@ -658,17 +713,13 @@ def doctor(
     asked = found.ascend.probe
     if asked is not None and (asked.error or found.ascend.double):
         got = asked.error or "the package is the tests' double: no device was asked"
-        error = TargetUnavailable("E_DEVICE", f"device {device_id}", field="probe", got=got)
+        hint = "Close the gaps that are named above, and probe again."
+        where = f"device {device_id}"
+        error = TargetUnavailable("E_DEVICE", where, field="probe", got=got, hint=hint)
         say(str(error), quiet=False)  # the document says it too, and is the only one
         return error.exit_code
     suggest(quiet, "vitaie-build", "variants")
     return 0
-
-
-def _say_doubles(targets: "Sequence[Target]", quiet: bool) -> None:
-    for target in targets:
-        if target.by_double:
-            say(f"{target.id}: {DOUBLE}", quiet)
 
 
 def _yes(value: bool) -> str:
@@ -689,7 +740,7 @@ def _level(text: str) -> Optional[int]:
 
 def _need_torch() -> None:
     if importlib.util.find_spec("torch") is None:
-        hint = "Install vitaie's extra [torch], as README says."
+        hint = f"Install vitaie's extra [torch], as README says. {_LOOK}"
         raise TargetUnavailable("E_EXTRA_MISSING", "torch", hint=hint)
     need_room("vitaie-build")
 
@@ -697,9 +748,8 @@ def _need_torch() -> None:
 def _need_builder() -> None:
     for package in ("torch", "torchvision", "timm", "onnx"):
         if importlib.util.find_spec(package) is None:
-            raise TargetUnavailable(
-                "E_EXTRA_MISSING", package, hint="Install vitaie's extra [builder], as README says."
-            )
+            hint = f"Install vitaie's extra [builder], as README says. {_LOOK}"
+            raise TargetUnavailable("E_EXTRA_MISSING", package, hint=hint)
     need_room("vitaie-build")
 
 

@@ -436,7 +436,8 @@ class _Measuring:
             attempt.manifest.name,
             field=said[0],
             got=said[1],
-            hint=f"The evidence is kept: {shlex.quote(str(place))} says how each gate was judged.",
+            hint="Nothing is published. The evidence is kept:"
+            f" {shlex.quote(str(place))} says how each gate was judged.",
         )
 
     def _missed(self, attempt: _Attempt, outcomes: Sequence[Outcome]) -> tuple[str, str]:

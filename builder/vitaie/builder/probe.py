@@ -82,7 +82,8 @@ def main() -> None:
     try:
         answer = probe(int(sys.argv[1]), sys.argv[2])
     except TargetUnavailable as error:
-        answer = ProbeOutput(error=str(error), compile_s=None, run_s=None, difference=None)
+        said = ": ".join(filter(None, (error.where, error.field, error.sentence, error.got)))
+        answer = ProbeOutput(error=said, compile_s=None, run_s=None, difference=None)
     print(answer.model_dump_json(), flush=True)
     _ascend.finish()
     os._exit(0)

@@ -69,11 +69,12 @@ class ImageOutput(_Output):
 
 
 class ClassifyOutput(_Output):
-    """``vitaie classify``."""
+    """``vitaie classify``; ``double``: the tests' double made the target, it ran on no device."""
 
     path: str
     version: str
     target: str
+    double: bool = False
     images: list[ImageOutput]
 
 
@@ -130,12 +131,14 @@ class EvalOutput(_Output):
 
     ``source_top1`` to ``mcnemar_p`` are null for an unpaired measurement; ``agreement`` counts the
     images to which both give the same first class. ``expected`` is published, never measured.
+    ``double``: the tests' double made the target, and it ran on no device.
     """
 
     path: str
     version: str
     output: Optional[str]
     target: str
+    double: bool
     target_digest: str
     batch_size: int
     threads: int
@@ -157,13 +160,15 @@ class EvalOutput(_Output):
 class BenchOutput(_Output):
     """``vitaie bench``: the record's summary; the calls themselves are in the file it wrote.
 
-    ``runs_fps`` is of each fresh process, ``fps`` of all together.
+    ``runs_fps`` is of each fresh process, ``fps`` of all together. ``double``: the tests' double
+    made the target, and it ran on no device.
     """
 
     path: str
     version: str
     output: Optional[str]
     target: str
+    double: bool = False
     target_digest: str
     boundary: Literal["device", "host", "end_to_end"]
     scenario: Literal["single_stream", "offline"]
@@ -330,11 +335,13 @@ class GateOutput(_Output):
     ``accuracy`` and ``performance`` are the evidence's paths inside the bundle, null where there
     is none; ``others`` are those that the bundle keeps of the target too, and that were not judged
     by. ``images_needed`` is about how many images would decide a drop that these do not.
+    ``double``: the tests' double made the target; what is judged is of no device.
     """
 
     path: str
     version: str
     target: str
+    double: bool
     accuracy: Optional[str]
     performance: Optional[str]
     others: list[str]

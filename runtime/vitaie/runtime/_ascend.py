@@ -88,6 +88,7 @@ class Package(NamedTuple):
                 field="precision",
                 expected=" or ".join(self.precisions),
                 got=precision,
+                hint="Name one of these with --precision.",
             )
         return getattr(self._policies(), precision.upper())
 
@@ -381,7 +382,7 @@ def open_device(number: int = 0) -> Device:
     global _opened
     lacking = missing()
     if lacking:
-        raise TargetUnavailable("E_EXTRA_MISSING", f"device {number}", got=lacking)
+        raise TargetUnavailable("E_EXTRA_MISSING", f"device {number}", got=lacking, hint=_HINT)
     with _lock:
         if _opened is None:
             _opened = Device(number)

@@ -43,6 +43,7 @@ from vitaie.runtime._environment import collect, peak_of
 from vitaie.runtime._files import disk_errors
 from vitaie.runtime._goldens import with_noise
 from vitaie.runtime._model import (
+    DOUBLE,
     check_device_id,
     check_device_of,
     check_threads,
@@ -649,6 +650,11 @@ def output(result: Benchmark, written: str | None) -> BenchOutput:
         version=result.manifest.version,
         output=written,
         target=measurement.subject.target,
+        double=any(
+            target.by_double
+            for target in result.manifest.targets
+            if target.target_digest == measurement.subject.target_digest
+        ),
         target_digest=measurement.subject.target_digest,
         boundary=measurement.boundary,
         scenario=measurement.scenario,
@@ -680,7 +686,11 @@ def describe(shown: BenchOutput, honesty: Honesty) -> list[str]:
     """
     latencies = ", ".join(f"{name} {time:.4g} ms" for name, time in shown.latency_ms.items())
     rows = [
-        ("target", f"{shown.target}, {shown.threads} threads, {shown.processor}"),
+        (
+            "target",
+            f"{shown.target}, {shown.threads} threads, {shown.processor}"
+            + f", {DOUBLE}" * shown.double,
+        ),
         (
             "measured",
             f"{shown.boundary}, {shown.scenario}, batch {shown.batch_size}, {shown.protocol}:"

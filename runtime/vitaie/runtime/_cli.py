@@ -29,6 +29,7 @@ from vitaie.runtime._command import (
     Quiet,
     Threads,
     Version,
+    as_given,
     counting,
     leave,
     log_to_stderr,
@@ -125,6 +126,12 @@ def _describe(folder: Path, manifest: "Manifest") -> list[str]:
     return [f"{key:<11}{printable(value, 400)}" for key, value in rows]
 
 
+def print_double(target: "Target") -> None:
+    """Say on stdout that a target is evidence of nothing, where it is; ``--quiet`` hides it not."""
+    if target.by_double:
+        print(f"{target.id}: {DOUBLE}")
+
+
 def outside_of(target: "Target") -> str:
     """Return which operators of a device's target the device does not run, and their share."""
     names = ", ".join(target.operators_outside)
@@ -156,7 +163,8 @@ def measured_lines(manifest: "Manifest") -> list[str]:
         line += f" ({ids[speed.target_digest]}, {speed.created})"
         lines.append(line + of_double(speed.target_digest))
     lines += [
-        f"{gate.verdict}: {gate.require}: {gate.reason}{of_double(gate.target_digest)}"
+        f"{gate.verdict}: {gate.require} of {ids[gate.target_digest]}: {gate.reason}"
+        f"{of_double(gate.target_digest)}"
         for gate in manifest.gates
     ]
     of_levels = "".join(of_double(each.target_digest) for each in manifest.levels if each.chosen)
@@ -196,6 +204,8 @@ def classify(
         log_to_stderr(quiet),
         load(folder, target=target, threads=threads, device_id=device_id) as model,
     ):
+        if not as_json:
+            print_double(model.target)
         found: list[ImageOutput] = []
         with steps([str(image) for image in images], quiet or len(images) == 1) as start:
             for image, predictions in zip(images, model.stream(images, top_k)):
@@ -217,6 +227,7 @@ def classify(
                     path=utf8(folder),
                     version=model.manifest.version,
                     target=model.target.id,
+                    double=model.target.by_double,
                     images=found,
                 )
             )
@@ -419,8 +430,9 @@ def eval_command(
         print_json(shown)
     else:
         print("\n".join(_evaluate_output.describe(shown)))
-    again = ("vitaie", "eval", result.folder, "--data", data, "-o", "RECORD.json")
-    attach = ("vitaie-build", "attach", result.folder, output)
+    folder = as_given(result.folder, bundle)
+    again = ("vitaie", "eval", folder, "--data", data, "-o", "RECORD.json")
+    attach = ("vitaie-build", "attach", folder, output)
     suggest(quiet, *(again if output is None else attach))
 
 
@@ -494,8 +506,9 @@ def bench(
     if as_json:
         print_json(shown)
     if result.valid:
-        again = ("vitaie", "bench", result.folder, "-o", "RECORD.json")
-        attach = ("vitaie-build", "attach", result.folder, output)
+        folder = as_given(result.folder, bundle)
+        again = ("vitaie", "bench", folder, "-o", "RECORD.json")
+        attach = ("vitaie-build", "attach", folder, output)
         suggest(quiet, *(again if output is None else attach))
         return 0
     for reason in shown.reasons:
@@ -546,7 +559,7 @@ def report_command(
     from vitaie.runtime._report import write
 
     options = write.Options(target, threads, device_id, data, labels, tuple(analysis or ()))
-    with steps(write.steps_of(len(bundles)), quiet) as start:
+    with log_to_stderr(quiet), steps(write.steps_of(len(bundles)), quiet) as start:
         written = write.report(bundles, output, options, progress=start)
     if as_json:
         print_json(written)
@@ -562,7 +575,8 @@ def report_command(
         return 0
     false = next(each for each in written.bundles if not each.holds)
     hint = "Do not use this bundle for what it claims."
-    error = BundleError("E_CLAIM_FALSE", false.path, got=f"{false.false} claims", hint=hint)
+    claims = "1 claim" if false.false == 1 else f"{false.false} claims"
+    error = BundleError("E_CLAIM_FALSE", false.path, got=claims, hint=hint)
     say(str(error), quiet=False)
     return 1
 

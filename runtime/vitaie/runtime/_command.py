@@ -270,6 +270,11 @@ def say(text: str, quiet: bool) -> None:
         _Messages().write(printable(text, 2000) + "\n")
 
 
+def as_given(path: Path, given: object) -> str:
+    """Return a path as a user writes it who gave another: relative where that one is."""
+    return str(path) if os.path.isabs(str(given)) else os.path.relpath(path)
+
+
 def suggest(quiet: bool, *command: object) -> None:
     """Name the next useful command, complete enough to copy."""
     say("next: " + shlex.join(map(str, command)), quiet)
@@ -384,13 +389,16 @@ class _Lines:
 
 @contextmanager
 def log_to_stderr(quiet: bool) -> Generator[None, None, None]:
-    """Show what vitaie logs, such as the target that ``auto`` took."""
-    handler = logging.StreamHandler()
+    """Show what vitaie logs, such as the target that ``auto`` took; nothing of it when quiet.
+
+    A logger without a handler has Python's last resort, which prints warnings.
+    """
+    handler = logging.NullHandler() if quiet else logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("vitaie")
     level = logger.level
+    logger.addHandler(handler)
     if not quiet:
-        logger.addHandler(handler)
         logger.setLevel(logging.INFO)
     try:
         yield

@@ -290,7 +290,8 @@ def _read_flat(root: str, listing: _Listing, labels: Optional[_Path], known: _Cl
         passed_over.add(os.path.basename(file))
     _refuse_others(root, (name for name in listing.others if name not in passed_over))
     if not listing.images:
-        raise InputError("E_DATASET_EMPTY", root)
+        hint = "Give the folder that holds the images, or a folder of images for each class."
+        raise InputError("E_DATASET_EMPTY", root, hint=hint)
     if file is None:
         raise InputError(
             "E_DATASET_LABELS_MISSING",

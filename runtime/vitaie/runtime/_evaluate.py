@@ -433,7 +433,12 @@ def _measurement(plan: _Plan, blocks: Blocks) -> AccuracyMeasurement:
             seen_entries.append(entry)
             rows.append(seen)
     if not rows:
-        raise InputError("E_DATASET_EMPTY", plan.dataset.root, expected="an image that can be read")
+        raise InputError(
+            "E_DATASET_EMPTY",
+            plan.dataset.root,
+            expected="an image that can be read",
+            hint="All are missing: copy the dataset again.",
+        )
     return AccuracyMeasurement(
         format="vitaie-accuracy",
         format_version=1,

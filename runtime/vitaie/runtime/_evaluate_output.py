@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from vitaie.manifests.errors import printable
 from vitaie.runtime._evaluate import SOURCE, Evaluation
+from vitaie.runtime._model import DOUBLE
 
 if TYPE_CHECKING:
     from vitaie.manifests.contents import Rate
+    from vitaie.manifests.manifest import Target
     from vitaie.manifests.outputs import EvalOutput
 
 
@@ -24,6 +26,7 @@ def output(result: Evaluation, written: str | None) -> EvalOutput:
         "version": result.manifest.version,
         "output": written,
         "target": measurement.subject.target,
+        "double": _target(result).by_double,
         "target_digest": measurement.subject.target_digest,
         "batch_size": measurement.batch_size,
         "threads": measurement.threads,
@@ -37,6 +40,11 @@ def output(result: Evaluation, written: str | None) -> EvalOutput:
     }
     same = ("top1", "top5", "source_top1", "source_top5", "paired", "agreement")
     return EvalOutput.model_validate({**fields, **{name: record[name] for name in same}})
+
+
+def _target(result: Evaluation) -> Target:
+    digest = result.measurement.subject.target_digest
+    return next(each for each in result.manifest.targets if each.target_digest == digest)
 
 
 def _classes(result: Evaluation) -> list[dict[str, str | int]]:
@@ -57,7 +65,11 @@ def _classes(result: Evaluation) -> list[dict[str, str | int]]:
 def describe(shown: EvalOutput) -> list[str]:
     """Return an evaluation as lines for people; the last is the one the vendor's scripts print."""
     rows = [
-        ("target", f"{shown.target}, batch {shown.batch_size}, {shown.threads} threads"),
+        (
+            "target",
+            f"{shown.target}, batch {shown.batch_size}, {shown.threads} threads"
+            + f", {DOUBLE}" * shown.double,
+        ),
         ("dataset", f"{shown.dataset}, {shown.images:,} images, {shown.dataset_digest}"),
         ("top-1", _rate(shown.top1, shown.images)),
         ("top-5", _rate(shown.top5, shown.images)),

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 FOLDER = "measurements"
 _NAME_DIGITS = 12
+_HINT = "Give a file that vitaie eval -o or vitaie bench -o wrote."
 _MEASURE_AGAIN = "Measure again with this bundle: vitaie eval, vitaie bench."
 
 
@@ -149,13 +150,19 @@ def record_of(manifest: Manifest, measurement: Measurement, path: str) -> dict[s
     return performance_record(measurement, path, gflop=manifest.model.gflop, peak_tflops=peak)
 
 
+def fault_of_json(error: ManifestError) -> str:
+    """Return what is wrong with a file's JSON, where the error would speak of a manifest."""
+    told = error.sentence.replace("the manifest", "it")
+    return told if error.got is None else f"{told}: {error.got}"
+
+
 def _parsed(data: bytes, where: str) -> Measurement:
     try:
         return read_measurement(data, where)
     except ManifestError as error:  # its sentence speaks of a manifest
         raise InputError(
             "E_RECORD", where, field=error.field, expected="one object of strict JSON",
-            got=error.code,
+            got=fault_of_json(error), hint=_HINT,
         ) from None  # fmt: skip
 
 
@@ -177,4 +184,4 @@ def read_file(file: str | os.PathLike[str], limit: int = MAX_RECORD_BYTES) -> by
             return stream.read(limit + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError("E_RECORD", file, expected="a file", got=reason) from None
+        raise InputError("E_RECORD", file, expected="a file", got=reason, hint=_HINT) from None

@@ -120,7 +120,8 @@ def check_output(path: str | os.PathLike[str]) -> None:
     output = Path(path)
     with disk_errors(output):
         if not output.parent.is_dir():
-            raise InputError("E_OUTPUT_PATH", output, expected=f"a folder at {output.parent}")
+            expected, hint = f"a folder at {output.parent}", "Make the folder, or name another."
+            raise InputError("E_OUTPUT_PATH", output, expected=expected, hint=hint)
         with suppress(FileNotFoundError):
             os.lstat(output)
             raise _exists(output)

@@ -39,6 +39,9 @@ _NO_MEMORY = re.compile(r"alloc|could not create a primitive\Z")
 DOUBLE = "made with the tests' double: it ran on no device"
 """What is said of a target that is evidence of nothing, wherever it is met."""
 
+_OF_DOUBLE = "No device runs it: compile the bundle on a device, or take --target cpu."
+_TO_DO = "Run: vitaie-build doctor"
+
 _PREFERENCE = ("torch_aie", "onnxruntime", "torchscript")
 
 
@@ -370,7 +373,10 @@ def choose_target(manifest: Manifest, wanted: str) -> Target:
         if missing:
             on_device = target.backend == "torch_aie"
             code = "E_TARGET_UNAVAILABLE" if on_device else "E_EXTRA_MISSING"
-            raise TargetUnavailable(code, target.id, got=missing)
+            got, hint = missing, _TO_DO
+            if target.by_double:  # installing what is missing would not help
+                got, hint = f"{DOUBLE}; {missing}", _OF_DOUBLE
+            raise TargetUnavailable(code, target.id, got=got, hint=hint)
         if target.by_double:
             _log.warning("%s %s: target %s: %s", manifest.name, manifest.version, target.id, DOUBLE)
         return target
@@ -381,7 +387,9 @@ def choose_target(manifest: Manifest, wanted: str) -> Target:
             _log.info("%s %s: target %s", manifest.name, manifest.version, target.id)
             return target
         reasons.append(f"{target.id}: {missing}")
-    raise TargetUnavailable("E_TARGET_UNAVAILABLE", manifest.name, got="; ".join(reasons))
+    raise TargetUnavailable(
+        "E_TARGET_UNAVAILABLE", manifest.name, got="; ".join(reasons), hint=_TO_DO
+    )
 
 
 def named_target(manifest: Manifest, wanted: str) -> Target:

@@ -459,7 +459,8 @@ def _connected(address: str) -> Generator[Any, None, None]:
     if match is None:
         raise InputError("E_ARGUMENT", "address", expected="HOST:PORT", got=address)
     if missing():
-        raise TargetUnavailable("E_EXTRA_MISSING", "ray", got=missing())
+        hint = "Run: vitaie-build doctor"
+        raise TargetUnavailable("E_EXTRA_MISSING", "ray", got=missing(), hint=hint)
     hint = "Start it with: ray start --head --disable-usage-stats --include-dashboard=false"
     problem = _unanswered(match[1].strip("[]"), int(match[2]))
     if problem:

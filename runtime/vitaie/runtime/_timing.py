@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import io
 import json
+import logging
 import math
 import mmap
 import os
@@ -481,6 +482,8 @@ def main(clock: Clock = time.perf_counter_ns) -> None:
     """Answer one request, and end; or end at once when whoever asked is gone."""
     channel = os.dup(1)
     os.dup2(2, 1)  # what engines print is no answer
+    # Who asked has logged what there is to say of the target, or was told to be quiet.
+    logging.getLogger("vitaie").addHandler(logging.NullHandler())
     line = sys.stdin.readline()
     if not line:
         os._exit(1)  # whoever was to ask was interrupted before

@@ -65,7 +65,8 @@ def load_module(bundle: Bundle, where: str) -> Any:
         BundleError: A digest is wrong, or the archive is not built as a bundle's is.
     """
     if missing():
-        raise TargetUnavailable("E_EXTRA_MISSING", where, got=missing())
+        hint = "Run: vitaie-build doctor"
+        raise TargetUnavailable("E_EXTRA_MISSING", where, got=missing(), hint=hint)
     need_room(where)
     file = str(bundle.folder / "model.ts")
     check_archive(bundle.read("model.ts").data, file)

@@ -18,7 +18,7 @@ from vitaie.manifests.errors import InputError, ManifestError
 from vitaie.manifests.fields import expectation, field_path
 from vitaie.manifests.outputs import AnalyzeOutput, LayerOutput
 from vitaie.manifests.strict_json import parse_object
-from vitaie.runtime._evidence import read_file
+from vitaie.runtime._evidence import fault_of_json, read_file
 from vitaie.runtime._report.shown import (
     MAX_ROWS,
     Fact,
@@ -68,8 +68,9 @@ def read_analysis(file: _Path) -> AnalyzeOutput:
         parse_object(data, where=os.fspath(file), limit=_MAX_BYTES)
         analysis = AnalyzeOutput.model_validate_json(data)
     except ManifestError as error:  # its sentence speaks of a manifest
+        said = fault_of_json(error)
         expected = "one object of strict JSON"
-        raise InputError("E_RECORD", file, expected=expected, got=error.code, hint=_HINT) from None
+        raise InputError("E_RECORD", file, expected=expected, got=said, hint=_HINT) from None
     except ValidationError as error:
         details = min(error.errors(), key=lambda each: (-len(each["loc"]), field_path(each["loc"])))
         field, expected = field_path(details["loc"]), expectation(details)

@@ -31,7 +31,12 @@ def accuracy_command(found: Found) -> str:
 
 
 def speed_command(found: Found, record: PerformanceRecord) -> str:
-    """Return the command that measures speed again; of whole photographs, on the same ones."""
+    """Return the command that measures speed again; of whole photographs, on the same ones.
+
+    Empty for a record that is INVALID: it claims no speed, so that none can be checked.
+    """
+    if record.verdict == "INVALID":
+        return ""
     same = record.inputs == "photographs" and record.boundary == "end_to_end"
     return _verify(found, "--performance", *(["--data", found.data or "DIR"] * same))
 
@@ -49,7 +54,8 @@ def commands(found: Found) -> Iterable[Fact]:
         sample = min(_SAMPLE, found.manifest.accuracy[0].dataset.images)
         part = _verify(found, "--data", found.data or "DIR", "--sample", str(sample))
         yield Fact("accuracy, on images that you draw", part, code=True)
-    for record in found.manifest.performance[:1]:
+    valid = [record for record in found.manifest.performance if record.verdict == "VALID"]
+    for record in valid[:1]:
         yield Fact("speed, on hardware like that", speed_command(found, record), code=True)
     if found.manifest.gates:
         yield Fact("the gates it passed", gates_command(found), code=True)

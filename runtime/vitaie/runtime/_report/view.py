@@ -151,8 +151,8 @@ def _headline(statuses: Sequence[State]) -> str:
     claims = len(statuses)
     false, unchecked = statuses.count("false"), statuses.count("not checked")
     if false:
-        does = "claim does" if false == 1 else "claims do"
-        return f"{false} of {claims} {does} not hold here."
+        does = "does" if false == 1 else "do"
+        return f"{false} of {counted(claims, 'claim')} {does} not hold here."
     if unchecked:
         was = "was" if unchecked == 1 else "were"
         return f"What was checked holds; {unchecked} of {claims} claims {was} not checked here."
