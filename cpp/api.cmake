@@ -24,7 +24,7 @@ if(VITAIE_BUILD_TOOLS)
   endif()
 endif()
 if(VITAIE_BUILD_TESTS)
-  list(APPEND VITAIE_TESTS tests/test_ascend_machine.cpp tests/test_measurement.cpp tests/test_model.cpp tests/test_output.cpp
+  list(APPEND VITAIE_TESTS tests/test_ascend_machine.cpp tests/test_measurement.cpp tests/test_model.cpp tests/test_output.cpp tests/test_verify.cpp
        tools/environment.cpp tools/measurement.cpp)
   # What pytest asks for verdicts on archives, to compare them with Python's; and what it asks for
   # all that the C and C++ interfaces do, linked as a stranger's program is.

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from tests.support.bundles import Document, copy_bundle, document, put, reseal
-from tests.support.published import Evidence, forge, publish
+from tests.support.published import Evidence, forge, publish, replace_evidence
+from vitaie.manifests.digests import sha256
 from vitaie.manifests.errors import InputError
 from vitaie.manifests.levels import choose_level
 from vitaie.manifests.measurement import (
@@ -299,8 +300,56 @@ def test_evidence_of_something_else_is_found(
     path = document(bundle)["accuracy"][0]["predictions"]
     evidence = json.loads((bundle / path).read_bytes())
     evidence["subject"][field] = value
-    put(bundle, path, json.dumps(evidence).encode())
+    replace_evidence(bundle, path, json.dumps(evidence).encode())
     assert wrong(bundle) == [claim]
+
+
+def test_evidence_under_another_name_is_found(bundle: Path) -> None:
+    path = document(bundle)["accuracy"][0]["predictions"]
+    other = "measurements/accuracy-0123456789ab.json"
+    (bundle / path).rename(bundle / other)
+    text = (bundle / "manifest.json").read_text(encoding="utf-8")
+    (bundle / "manifest.json").write_text(text.replace(path, other), encoding="utf-8")
+    reseal(bundle)
+    assert wrong(bundle) == ["accuracy[0].predictions"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "evidence"), [("accuracy", "predictions"), ("performance", "latencies")]
+)
+def test_the_same_evidence_twice_is_found(bundle: Path, kind: str, evidence: str) -> None:
+    reseal(bundle, lambda whole: whole[kind].append(whole[kind][0]))
+    assert wrong(bundle) == [f"{kind}[1].{evidence} once"]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"placement": 0.5}, "placement"),
+        ({"placement": None}, "placement"),
+        ({"boundary": "device"}, "boundary"),
+    ],
+)
+def test_speed_that_the_target_cannot_have_is_found(
+    bundle: Path, change: dict[str, Any], why: str
+) -> None:
+    reseal(bundle, lambda whole: whole.update(gates=[]))
+    forge(bundle, "performance", lambda evidence: evidence.update(change))
+    found = [each for each in findings(bundle) if each.status == "does not follow"]
+    assert [each.claim for each in found] == ["performance[0].latencies"]
+    assert f" {why}: " in found[0].why
+
+
+def test_classes_that_the_model_has_not_are_found(bundle: Path) -> None:
+    def add(evidence: Evidence) -> None:
+        for name in ("target", "source"):
+            evidence["images"][name][0][-1] = 5
+
+    reseal(bundle, lambda whole: whole.update(gates=[]))
+    forge(bundle, "accuracy", add)
+    found = [each for each in findings(bundle) if each.status == "does not follow"]
+    assert [each.claim for each in found] == ["accuracy[0].predictions"]
+    assert "classes below 5" in found[0].why
 
 
 def test_evidence_of_a_version_with_other_contents_is_said_to_be_so(bundle: Path) -> None:
@@ -329,7 +378,7 @@ def test_the_digest_of_a_dataset_is_of_its_rows_whatever_the_evidence_says(bundl
     path = document(bundle)["accuracy"][0]["predictions"]
     evidence = json.loads((bundle / path).read_bytes())
     evidence["images"]["sha256"][0] = "1" * 64
-    put(bundle, path, json.dumps(evidence).encode())
+    replace_evidence(bundle, path, json.dumps(evidence).encode())
     assert wrong(bundle) == [
         "accuracy[0].dataset.digest",
         "accuracy[0].predictions.dataset_digest",
@@ -371,9 +420,18 @@ def with_levels(bundle: Path, speed: PerformanceMeasurement, chosen: int, fps: l
     publish(bundle, *measurements[-1:])
     rows = document(bundle)["artifacts"]
     for row, measurement in zip(levels, measurements):
-        path = f"measurements/level-{row['optim_level']}.json"
-        (bundle / path).write_bytes(to_bytes(measurement))
-        rows.append({"path": path, "role": "measurement", "size": 0, "sha256": "", "chunks": []})
+        data = to_bytes(measurement)
+        path = f"measurements/performance-{sha256(data)[:12]}.json"
+        if not (bundle / path).exists():
+            (bundle / path).write_bytes(data)
+            entry: Document = {
+                "path": path,
+                "role": "measurement",
+                "size": 0,
+                "sha256": "",
+                "chunks": [],
+            }
+            rows.append(entry)
         row.update(gates=[], latencies=path, predictions=None, chosen=row["optim_level"] == chosen)
     whole = {**document(bundle), "artifacts": rows}
     (bundle / "manifest.json").write_text(json.dumps(whole), encoding="utf-8")
@@ -389,6 +447,18 @@ def test_a_table_of_levels_follows_from_what_was_measured_of_each(
     assert wrong(bundle) == []
     reseal(bundle, at("levels/1/fps", lambda fps: fps / 2))
     assert wrong(bundle) == ["levels[1].fps"]
+
+
+def test_a_level_named_after_a_faster_device_is_found(
+    small_bundle: Path, tmp_path: Path, speed: PerformanceMeasurement
+) -> None:
+    bundle = copy_bundle(small_bundle, tmp_path / "bundle")
+    with_levels(bundle, speed, 2, [50, 80, 100])
+    path = document(bundle)["levels"][0]["latencies"]
+    evidence = json.loads((bundle / path).read_bytes())
+    evidence["subject"]["target"] = "ascend310p3-fp16-b1-o0"
+    replace_evidence(bundle, path, json.dumps(evidence).encode())
+    assert wrong(bundle) == ["levels[0].latencies.subject.target"]
 
 
 def test_a_choice_of_a_slower_level_is_found(

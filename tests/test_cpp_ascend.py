@@ -16,7 +16,7 @@ import pytest
 from tests.support import ascend_cpp
 from tests.support.ascend import PACKAGES
 from tests.support.ascend_cpp import BATCH, SHAPE, compile_bundle, target_id
-from tests.support.bundles import copy_bundle, reseal
+from tests.support.bundles import copy_bundle, document, reseal
 from tests.support.cpp import program
 from tests.support.edge import TORCHSCRIPT, Result, edge, fails, python
 from tests.support.images import PHOTOS
@@ -28,6 +28,7 @@ NAME = target_id("fp32")
 PROFILES = tuple(PACKAGES)
 REAL = {"double": False, "soc_version": "Ascend310P3"}
 VENDORS = {"mindietorch": "1.0.0"}
+MARK = b"vitaie_tests_double\0"
 
 
 class Site(NamedTuple):
@@ -107,6 +108,8 @@ def test_half_precision_is_held_to_the_cosine(small_bundle: Path, tmp_path: Path
     assert found["same"]
     assert 1e-5 < found["difference"] < 0.05, "it is rounded to half precision"
     assert found["least_cosine"] == 0.999 <= found["cosine"] < 1
+    assert 0 < found["distance"] < 0.045
+    assert found["top1"] == found["top5"] == found["images"]
     reseal(bundle, lambda whole: whole["targets"][-1]["tolerance"].update(cosine=0.9999999999))
     result = site.edge(*words)
     assert (result.code, json.loads(result.out)["same"]) == (1, False)
@@ -376,3 +379,45 @@ def test_a_process_that_does_not_finalize_is_ended(site: Site) -> None:
     done = break_rule(site, "without finalize")
     assert done.returncode == -6
     assert "the process ends without finalize" in done.stderr
+
+
+# As if a device were there
+
+
+def install_for_a_device(folder: Path) -> Path:
+    """Put the double's library where it looks like the vendor's: nothing else runs here."""
+    library = ascend_cpp.install(folder, "v100")
+    data = library.read_bytes()
+    assert data.count(MARK) >= 1
+    library.write_bytes(data.replace(MARK, MARK.replace(b"double", b"device")))
+    (metadata,) = folder.glob("*.dist-info")
+    text = (metadata / "METADATA").read_text().replace("Version: double", "Version: 1.0.0")
+    (metadata / "METADATA").write_text(text)
+    metadata.rename(folder / "mindietorch-1.0.0.dist-info")
+    return library
+
+
+def test_verify_compares_a_devices_target_with_the_source_on_seeded_images(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    changes = {"options": REAL, "toolchain": VENDORS}
+    bundle = compile_bundle(small_bundle, tmp_path / "bundle", "v100", "fp16", **changes)
+    site = Site("v100", install_for_a_device(tmp_path / "site"), bundle)
+    words = ("verify", bundle, "--target", target_id("fp16"), "--json", "--quiet")
+
+    def compared() -> tuple[int, dict[str, str]]:
+        result = site.edge(*words)
+        claims = {each["claim"]: each for each in json.loads(result.out)["claims"]}
+        assert claims[f"goldens in {target_id('fp16')}"]["status"] in ("true", "false")
+        return result.code, claims[f"comparison in {target_id('fp16')}"]
+
+    code, claim = compared()
+    assert (code, claim["status"]) == (0, "true"), claim
+    count = BATCH + len(document(bundle)["goldens"])
+    assert f"top-1 {count} and top-5 {count} of {count} images alike" in claim["detail"]
+    assert "cosine 0.99" in claim["detail"]
+    assert "relative Euclidean distance" in claim["detail"]
+    assert "(at most 4.5e-02)" in claim["detail"]
+    reseal(bundle, lambda whole: whole["targets"][-1]["tolerance"].update(cosine=0.9999999999))
+    code, claim = compared()
+    assert (code, claim["status"]) == (1, "false")

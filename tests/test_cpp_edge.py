@@ -147,6 +147,7 @@ def add_doubles_target(bundle: Path) -> None:
             "backend": "torch_aie",
             "device": "ascend310p3",
             "precision": "fp16",
+            "optim_level": 0,
             "batch_sizes": [1],
             "files": [path],
             "options": {"double": True},

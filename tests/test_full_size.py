@@ -43,13 +43,14 @@ class Made(NamedTuple):
     bundle: Path
 
 
-# The two whose images are most tokens, 785 and 577, take minutes on two cores: the long tests'.
-SHORT = [
-    pytest.param(name, marks=pytest.mark.long)
-    if name in ("vit_base_patch8_224", "vit_base_patch16_384")
-    else name
-    for name in VARIANTS
-]
+def long_but(*short: str) -> list[object]:
+    """Return all variants, those long that are not named: more tokens take minutes on two cores."""
+    return [
+        name if name in short else pytest.param(name, marks=pytest.mark.long) for name in VARIANTS
+    ]
+
+
+SHORT = long_but("vit_base_patch16_224", "vit_base_patch32_224")
 
 
 @pytest.fixture(scope="module", params=SHORT)
@@ -94,18 +95,7 @@ def test_the_bundle_gives_the_numpy_logits(made: Made) -> None:
         assert difference <= 1e-4, target
 
 
-@pytest.mark.parametrize(
-    "made",
-    [
-        # Eight images of these two are minutes of work on two cores.
-        pytest.param(name, marks=pytest.mark.long)
-        if name in ("vit_base_patch8_224", "vit_base_patch16_384")
-        else name
-        for name in VARIANTS
-    ],
-    indirect=True,
-    scope="module",
-)
+@pytest.mark.parametrize("made", SHORT, indirect=True, scope="module")
 def test_a_batch_of_eight_equals_the_module(made: Made) -> None:
     images = random_images(made.variant, 8)
     with read_checkpoint(made.checkpoint) as arrays, torch.inference_mode():
@@ -117,15 +107,7 @@ def test_a_batch_of_eight_equals_the_module(made: Made) -> None:
             assert relative_difference(model.logits(images), expected) <= TOLERANCE
 
 
-@pytest.mark.parametrize(
-    "made",
-    [
-        name if name == "vit_base_patch32_224" else pytest.param(name, marks=pytest.mark.long)
-        for name in VARIANTS
-    ],
-    indirect=True,
-    scope="module",
-)
+@pytest.mark.parametrize("made", long_but("vit_base_patch32_224"), indirect=True, scope="module")
 def test_the_graph_for_a_device_gives_the_source_models_logits(made: Made) -> None:
     with open_bundle(made.bundle) as bundle:
         source, model = load_module(bundle, "the test"), bundle.manifest.model

@@ -137,6 +137,23 @@ def test_whatever_makes_a_run_not_count_makes_it_invalid(spoil: Change, reason: 
     assert any(reason in text for text in record["reasons"]), record["reasons"]
 
 
+@pytest.mark.parametrize(("size", "needed"), [(1, 64), (32, 64), (33, 66), (1024, 2048)])
+def test_fewer_inputs_than_the_protocol_gives_are_too_few(size: int, needed: int) -> None:
+    document: dict[str, Any] = {**performance(), "scenario": "offline", "batch_size": size}
+    document["inputs"] = {**document["inputs"], "count": needed}
+    assert judged(document)["verdict"] == "VALID"
+    document["inputs"] = {**document["inputs"], "count": needed - 1}
+    reason = f"{needed - 1} different inputs, at least {needed} are needed"
+    assert judged(document)["reasons"] == [reason]
+
+
+def test_a_record_of_thousands_of_fields_is_refused() -> None:
+    fields = {f"field{number}": 0 for number in range(5000)}
+    with pytest.raises(VitaieError) as caught:
+        read({**accuracy(), **fields})
+    assert "at most 4096 colons" in str(caught.value)
+
+
 def test_a_short_run_is_invalid() -> None:
     reasons = judged(performance(calls=63))["reasons"]
     assert len(reasons) == 2
@@ -175,6 +192,20 @@ def test_more_than_the_hardware_can_do_is_invalid() -> None:
         (performance(), _set("runs/0/start_ns", []), "runs[0].end_ns"),
         (performance(), _set("runs/0/end_ns", [1] * 1000), "runs[0].start_ns"),
         (performance(), _set("batch_size", 2), "batch_size"),
+        *[
+            (accuracy(), _set("missing", paths), "missing")
+            for paths in (["a.png", "a.png"], ["b.png", "a.png"], ["3.png"], ["../a.png"], ["/a"])
+        ],
+        *[
+            (
+                accuracy(),
+                _set("images/path", [*(f"{n}.png" for n in range(5)), path]),
+                "images.path",
+            )
+            for path in ("/x.png", "a/../b.png", "x/./y.png", "x//y.png", "..", "x/")
+        ],
+        (accuracy(), _set("batch_size", 1025), "batch_size"),
+        (accuracy(), _set("images/label", [0, "1", {}, [], None, -1]), "images.label[1]"),
         (accuracy(), _set("threads", 1025), "threads"),
         (performance(), _set("threads", 200_000), "threads"),
         (performance(), _set("honesty/differing", 9), "honesty.differing"),

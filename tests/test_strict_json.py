@@ -135,6 +135,23 @@ def test_the_size_is_judged_before_anything_else() -> None:
     assert refusal(b"[" * (LIMIT + 1)) == ("E_MANIFEST_TOO_LARGE", "")
 
 
+def test_the_number_of_values_is_judged_outside_of_strings() -> None:
+    def judged(text: bytes, commas: int | None = 2, colons: int | None = 2) -> str:
+        limits = {"max_commas": commas, "max_colons": colons}
+        try:
+            parse_object(text, where="x", limit=LIMIT, **limits)
+        except ManifestError as error:
+            return f"{error.code} {error.expected}"
+        return "ok"
+
+    assert judged(rb'{"a": [1, 2], "b": ",,,,\",,"}') == "ok"
+    assert judged(b'{"a": [1, 2, 3], "b": 1}') == "E_MANIFEST_TOO_LARGE at most 2 commas"
+    assert judged(b'{"a": {"b": {"c": 1}}}') == "E_MANIFEST_TOO_LARGE at most 2 colons"
+    assert judged(b'{"a": {"b": {"c": ":"}}}', colons=3) == "ok"
+    assert judged(b'{"a": [1, 2, 3, 4', commas=None).startswith("E_MANIFEST_JSON")
+    assert judged(b"[" * 17 + b",,,").startswith("E_MANIFEST_DEPTH")
+
+
 def test_the_error_is_one_line_with_place_and_what_was_there() -> None:
     with pytest.raises(ManifestError) as caught:
         parse_object(b'{"a": [1e999]}', where="bundles/x/manifest.json", limit=LIMIT)

@@ -26,6 +26,7 @@ from vitaie.runtime._goldens import (
     check_golden_stages,
     check_logits,
     golden_logits,
+    relative_difference,
     run_goldens,
     tier_elsewhere,
     tier_here,
@@ -212,8 +213,13 @@ def built_here(bundle: Path) -> Path:
         target = opened.manifest.targets[0]
         tensors, _ = check_golden_stages(opened)
         logits = run_goldens(opened, target, tensors, target.agreement.threads)
+        expected = [golden_logits(opened, each) for each in opened.manifest.goldens]
+        pairs = list(zip((row[0] for row in logits), expected))
     here = processor()
     facts = {
+        "max_abs_diff": max(float(np.abs(one - other).max()) for one, other in pairs),
+        "max_rel_diff": max(relative_difference(one, other) for one, other in pairs),
+        "top1_equal": len(pairs),
         "logits_sha256": [sha256(row.tobytes()) for row in logits],
         "processor": here.model,
         "features": list(here.features),
@@ -288,6 +294,43 @@ def test_in_reduced_precision_the_cosine_decides(
 def test_logits_of_another_direction_are_false_in_reduced_precision(small_bundle: Path) -> None:
     claim = in_half_precision(small_bundle, 0.999, -1)
     assert (claim.status, claim.tier) == ("false", "reduced")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_rel_diff": 1e-5},
+        {"max_abs_diff": 0.0},
+        {"max_abs_diff": 0.5},
+        {"max_abs_diff": 1e-9, "max_rel_diff": 1e-9},
+        {"top1_equal": 0},
+    ],
+)
+def test_an_agreement_other_than_it_is_found_false_where_the_bits_are_the_same(
+    built_here: Path, change: dict[str, Any]
+) -> None:
+    reseal(built_here, lambda whole: whole["targets"][0]["agreement"].update(change))
+    (claim,) = false_claims(built_here)
+    assert claim.startswith(ONNX)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_abs_diff": 0.5},
+        {"max_rel_diff": 1e-5, "max_abs_diff": 0.0},
+        {"top1_equal": 0},
+    ],
+)
+def test_an_agreement_that_cannot_be_is_found_false_on_any_machine(
+    bundle: Path, change: dict[str, Any]
+) -> None:
+    def elsewhere(whole: dict[str, Any]) -> None:
+        whole["targets"][0]["agreement"].update({"processor": "another", **change})
+
+    reseal(bundle, elsewhere)
+    (claim,) = false_claims(bundle)
+    assert claim.startswith(ONNX)
 
 
 def test_torch_has_its_threads_back_after_a_verification(small_bundle: Path) -> None:

@@ -216,6 +216,7 @@ class Checks {
             if (target.precision != "fp32") {
                 throw value_error(field + ".precision", "fp32").got(target.precision);
             }
+            check_id(target, field + ".id");
             check_tolerance(target, field + ".tolerance");
             return;
         }
@@ -223,6 +224,11 @@ class Checks {
             throw value_error(field + ".batch_sizes", "one")
                 .got(static_cast<std::int64_t>(target.batch_sizes.size()));
         }
+        if (target.batch_sizes[0] > max_batch) {
+            throw value_error(field + ".batch_sizes", at_most(max_batch))
+                .got(target.batch_sizes[0]);
+        }
+        check_id(target, field + ".id");
         const std::string folder = "targets/" + target.id + "/";
         if (target.files.size() != 1 || target.files[0].rfind(folder, 0) != 0) {
             throw value_error(field + ".files", "one file below " + folder);
@@ -241,6 +247,18 @@ class Checks {
                 .got(by_double ? "true" : "false");
         }
         check_tolerance(target, field + ".tolerance");
+    }
+
+    /// A name is judged by what it names: commands and records tell targets apart by it.
+    void check_id(const Target& target, const std::string& field) const {
+        const std::string implied = target.device == "cpu"
+                                        ? target.backend + "-cpu-" + target.precision
+                                        : target.device + "-" + target.precision + "-b" +
+                                              std::to_string(target.batch_sizes[0]) + "-o" +
+                                              std::to_string(target.optim_level);
+        if (target.id != implied) {
+            throw value_error(field, implied).got(target.id);
+        }
     }
 
     /// What may differ: in full precision the difference decides, no cosine in its place.

@@ -29,10 +29,12 @@ void check_encoding(std::string_view data, const std::string& where) {
     }
 }
 
-/// Refuses deep nesting before a recursive parser meets it.
+/// Refuses deep nesting before a recursive parser meets it, and then too many values.
 ///
 /// A quote begins or ends a string unless an odd number of backslashes stands before it.
-void check_depth(std::string_view data, const std::string& where) {
+void check_depth_and_commas(std::string_view data, const std::string& where,
+                            std::size_t max_commas) {
+    std::size_t commas = 0;
     int depth = 0;
     bool inside = false;
     bool escaped = false;
@@ -45,8 +47,15 @@ void check_depth(std::string_view data, const std::string& where) {
             }
         } else if (!inside && (byte == ']' || byte == '}')) {
             --depth;
+        } else if (!inside && byte == ',') {
+            ++commas;
         }
         escaped = byte == '\\' && !escaped;
+    }
+    if (commas > max_commas) {
+        throw Error(Code::E_MANIFEST_TOO_LARGE, where)
+            .expected("at most " + std::to_string(max_commas) + " commas")
+            .got(std::to_string(commas));
     }
 }
 
@@ -412,14 +421,15 @@ int Place::depth() const {
     return depth;
 }
 
-Object parse_object(std::string_view data, const std::string& where, std::size_t limit) {
+Object parse_object(std::string_view data, const std::string& where, std::size_t limit,
+                    std::size_t max_commas) {
     if (data.size() > limit) {
         throw Error(Code::E_MANIFEST_TOO_LARGE, where)
             .expected("at most " + std::to_string(limit) + " bytes")
             .got(std::to_string(data.size()));
     }
     check_encoding(data, where);
-    check_depth(data, where);
+    check_depth_and_commas(data, where, max_commas);
     Value value = Parser(data, where).document();
     Checker(where).check(value, Place());
     if (auto* object = std::get_if<Object>(&value.data)) {

@@ -73,12 +73,14 @@ class Place {
 
 /// Returns the JSON object in `data`, in time linear in its length.
 ///
-/// Steps, in this order: size, encoding, depth, syntax, then keys, numbers and strings in the order
-/// of the text, and last that the whole is an object.
+/// Steps, in this order: size, encoding, depth, number of values, syntax, then keys, numbers and
+/// strings in the order of the text, and last that the whole is an object.
 ///
-/// \throws Error More than `limit` bytes, a byte order mark, invalid UTF-8, more or less than one
-///     JSON value, a duplicate key, a number that is not finite or an integer outside ±(2^53 - 1),
-///     a NUL or a lone surrogate in a string, or nesting deeper than 16.
-Object parse_object(std::string_view data, const std::string& where, std::size_t limit);
+/// \param max_commas How many commas outside of strings: what bounds the values.
+/// \throws Error More than `limit` bytes or so many commas, a byte order mark, invalid UTF-8, more
+///     or less than one JSON value, a duplicate key, a number that is not finite or an integer
+///     outside ±(2^53 - 1), a NUL or a lone surrogate in a string, or nesting deeper than 16.
+Object parse_object(std::string_view data, const std::string& where, std::size_t limit,
+                    std::size_t max_commas = static_cast<std::size_t>(-1));
 
 }  // namespace vitaie::detail::json

@@ -149,7 +149,7 @@ AccuracyRecord read_accuracy(const Field& field) {
         record.target_digest = members["target_digest"].sha256();
         record.preprocess_digest = members["preprocess_digest"].sha256();
         record.dataset = read_dataset(members["dataset"]);
-        record.batch_size = members["batch_size"].positive();
+        record.batch_size = members["batch_size"].integer(1, max_batch);
         record.threads = members["threads"].integer(1, max_threads);
         record.top1 = read_rate(members["top1"]);
         record.top5 = read_rate(members["top5"]);
@@ -172,7 +172,7 @@ PerformanceRecord read_performance(const Field& field) {
         record.boundary = read_boundary(members["boundary"]);
         record.scenario = read_scenario(members["scenario"]);
         record.protocol = members["protocol"].word({"quick", "full"});
-        record.batch_size = members["batch_size"].positive();
+        record.batch_size = members["batch_size"].integer(1, max_batch);
         record.threads = members["threads"].integer(1, max_threads);
         record.inputs = members["inputs"].word({"photographs", "goldens with seeded noise"});
         record.processor = members["processor"].text();
@@ -208,7 +208,7 @@ LevelRecord read_level(const Field& field) {
         level.target_digest = members["target_digest"].sha256();
         level.boundary = read_boundary(members["boundary"]);
         level.scenario = read_scenario(members["scenario"]);
-        level.batch_size = members["batch_size"].positive();
+        level.batch_size = members["batch_size"].integer(1, max_batch);
         level.fps = members["fps"].positive_real();
         level.verdict = read_verdict(members["verdict"]);
         level.gates = members["gates"].elements(read_gate);

@@ -12,6 +12,8 @@ namespace vitaie::detail {
 
 /// The most threads an engine is told to use: some start as many as they are told.
 inline constexpr std::int64_t max_threads = 1024;
+/// The most images that an engine is given at once.
+inline constexpr std::int64_t max_batch = 1024;
 
 class Field;
 

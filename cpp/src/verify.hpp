@@ -51,9 +51,13 @@ struct Comparison {
     bool is_by_double = false;
     std::int64_t batch_size = 1;
     std::int64_t images = 0;
-    double difference = 0;     ///< the largest, relative to the largest logit of its image
-    double cosine = 1;         ///< the least, of an image's logits
-    Tolerance tolerance;       ///< the target's
+    double difference = 0;           ///< the largest, relative to the largest logit of its image
+    double absolute_difference = 0;  ///< the largest
+    double distance = 0;             ///< the largest relative Euclidean distance
+    double cosine = 1;               ///< the least, of an image's logits
+    std::int64_t top1 = 0;           ///< images of the same most probable class
+    std::int64_t top5 = 0;           ///< images of the same five, in any order
+    Tolerance tolerance;             ///< the target's
     std::int64_t flipped = 0;  ///< images of another most probable class, beyond the tolerance
 
     [[nodiscard]] bool same() const;

@@ -40,7 +40,6 @@ using namespace detail;
 
 constexpr std::int64_t least_images = 64;
 constexpr std::int64_t offline_batch = 16;
-constexpr std::int64_t most_in_batch = 1024;
 constexpr int noise = 16;  // of 255: how far a pixel of a golden is moved at most
 constexpr int jpeg_quality = 90;
 /// What an Ascend 310P3 does in half precision, published at second hand: more than in any other.
@@ -89,9 +88,9 @@ Settings settings(const Options& options, const BenchOptions& chosen) {
         scenario = size > 1 ? "offline" : "single_stream";
     }
     check_word("scenario", scenario, "single_stream", "offline");
-    if (size < 1 || size > most_in_batch) {
+    if (size < 1 || size > detail::max_batch) {
         throw Error(Code::E_ARGUMENT, "batch_size")
-            .expected("1 to " + std::to_string(most_in_batch))
+            .expected("1 to " + std::to_string(detail::max_batch))
             .got(size);
     }
     if (scenario == "single_stream" && size != 1) {
@@ -410,6 +409,7 @@ Json summary_json(const Bundle& bundle, const Target& target, const Settings& se
     document["version"] = bundle.manifest().version;
     document["output"] = output.empty() ? Json() : Json(utf8(output));
     document["target"] = target.id;
+    document["double"] = is_by_double(target);
     document["target_digest"] = target.target_digest;
     document["boundary"] = settings.boundary;
     document["scenario"] = settings.scenario;
@@ -456,8 +456,9 @@ void print_summary(const Json& shown, const Honesty& honesty) {
         return std::to_string(shown.at(key).get<std::int64_t>());
     };
     const auto real = [&shown](const char* key) { return shown.at(key).get<double>(); };
-    print_row("target",
-              text("target") + ", " + whole("threads") + " threads, " + text("processor"));
+    const std::string warning = shown.at("double").get<bool>() ? ", " + std::string(by_double) : "";
+    print_row("target", text("target") + ", " + whole("threads") + " threads, " +
+                            text("processor") + warning);
     print_row("measured", text("boundary") + ", " + text("scenario") + ", batch " +
                               whole("batch_size") + ", " + text("protocol") + ": " +
                               whole("calls") + " calls on " + whole("images") + " " +

@@ -312,6 +312,9 @@ int classify(const Options& options, const ClassifyOptions& chosen) {
             row["predictions"] = predictions_json(predictions);
             rows.push_back(std::move(row));
         } else {
+            if (index == 1 && is_by_double(model.target())) {
+                print_line(model.target().id + ": " + std::string(by_double));
+            }
             print_predictions(image, predictions);
         }
     };
@@ -321,6 +324,7 @@ int classify(const Options& options, const ClassifyOptions& chosen) {
         document["path"] = utf8(bundle.folder());
         document["version"] = model.manifest().version;
         document["target"] = model.target().id;
+        document["double"] = is_by_double(model.target());
         document["images"] = std::move(rows);
         print_json(document);
     }
@@ -384,6 +388,10 @@ int check(const Options& options, std::int64_t batch_size) {
         document["double"] = found.is_by_double;
         document["difference"] = found.difference;
         document["tolerance"] = found.tolerance.max_rel_diff;
+        document["max_abs_diff"] = found.absolute_difference;
+        document["distance"] = found.distance;
+        document["top1"] = found.top1;
+        document["top5"] = found.top5;
         document["cosine"] = found.cosine;
         document["least_cosine"] = found.tolerance.cosine ? Json(*found.tolerance.cosine) : Json();
         document["same"] = found.same();

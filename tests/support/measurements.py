@@ -84,6 +84,6 @@ def performance(runs: int = 1, calls: int = 1000, call_ns: int = 10_000_000) -> 
             "repeated_ms": 9.5,
             "artifacts_unchanged": True,
         },
-        "placement": None,
+        "placement": 1.0,
         "environment": ENVIRONMENT,
     }

@@ -13,6 +13,7 @@ from typing import Any
 from tests.support.bundles import Document, copy_bundle, document, reseal
 from tests.support.manifests import get, paths, put, seal
 from tests.support.measurements import accuracy, performance
+from tests.support.published import replace_evidence
 from vitaie.manifests.digests import sha256
 from vitaie.manifests.errors import VitaieError
 from vitaie.manifests.gates import Cells, Facts, judge, parse_gate
@@ -120,6 +121,10 @@ def measurements_of(
         images = seen["images"]
         images["path"] = [f"{text}{number}" for number in range(len(images["path"]))]
     manifest = _manifest(bundle)
+    ranks = min(5, manifest.model.classes)
+    for name in ("target", "source"):
+        rows: list[list[int]] = seen["images"][name]
+        seen["images"][name] = [[*row, *range(len(row), ranks)] for row in rows]
     for each in (seen, timed):
         each["subject"] = {
             "name": manifest.name,
@@ -170,10 +175,10 @@ def with_disagreements(bundle: Path, folder: Path, count: int = 25) -> Path:
         for index, classes in enumerate(measured.images.source or ())
     ]
     changed = with_images(measured, source=tuple(source))
-    (folder / path).write_bytes(to_bytes(changed))
+    name = replace_evidence(folder, path, to_bytes(changed))
 
     def change(whole: Document) -> None:
-        whole["accuracy"][0] = accuracy_record(changed, path)
+        whole["accuracy"][0] = accuracy_record(changed, name)
 
     reseal(folder, change)
     return folder
@@ -245,8 +250,7 @@ def _add(bundle: Path, measurement: Measurement) -> tuple[str, Document]:
     """Write evidence and list it; return what the manifest may say of it, and in which field."""
     data, whole = to_bytes(measurement), document(bundle)
     kind = measurement.format.replace("vitaie-", "")
-    number = sum(row["role"] == "measurement" for row in whole["artifacts"])
-    path = f"measurements/{kind}-{number:02d}-{sha256(data)[:12]}.json"
+    path = f"measurements/{kind}-{sha256(data)[:12]}.json"
     (bundle / "measurements").mkdir(exist_ok=True)
     (bundle / path).write_bytes(data)
     row: dict[str, Any] = {

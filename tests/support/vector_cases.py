@@ -618,9 +618,8 @@ def _levels() -> Iterator[Vector]:
 _ON_DEVICE = "ascend310p3-fp16-b8-o2"
 
 
-def _with_device(*changes: tuple[str, Any]) -> bytes:
+def _with_device(*changes: tuple[str, Any], name: str = _ON_DEVICE) -> bytes:
     """Return the right manifest with a device's target, and then these values at these paths."""
-    name = _ON_DEVICE
     document = _with_artifact(f"targets/{name}/model.ts")
     other = f"targets/{name}-other/model.ts"
     document = _with_artifact(other, document)
@@ -629,7 +628,8 @@ def _with_device(*changes: tuple[str, Any]) -> bytes:
         "id": name,
         "backend": "torch_aie",
         "device": "ascend310p3",
-        "precision": "fp16",
+        "precision": name.split("-")[1],
+        "optim_level": 2,
         "batch_sizes": [8],
         "files": [f"targets/{name}/model.ts"],
         "options": {"double": False, "soc_version": "Ascend310P3"},
@@ -652,7 +652,8 @@ def _devices() -> Iterator[Vector]:
     yield Vector("device-target", changed())
     by_double = (f"{field}.options.double", True), (f"{field}.toolchain.mindietorch", "double")
     yield Vector("device-target-of-the-double", changed(*by_double))
-    yield Vector("device-target-of-mixed-precision", changed((f"{field}.precision", "pref_fp16")))
+    mixed = changed(name="ascend310p3-pref_fp16-b8-o2")
+    yield Vector("device-target-of-mixed-precision", mixed)
     yield of("device-target-on-the-cpu", "device", "cpu")
     yield of("device-precision-unknown", "precision", "int8")
     yield of("device-target-of-any-batch", "batch_sizes", [])
@@ -724,14 +725,50 @@ def _tolerances() -> Iterator[Vector]:
         yield Vector(f"difference-of-target-{index}-at-its-limit", _changed(field, 0.001))
         data = _changed(field, 0.0010000000000000002)
         yield Vector(f"difference-of-target-{index}-too-large", data, "E_MANIFEST_VALUE", field)
-    precision, field = ("targets[2].precision", "fp32"), "targets[2].tolerance.cosine"
-    data = _with_device(precision)
+    full, field = "ascend310p3-fp32-b8-o2", "targets[2].tolerance.cosine"
+    data = _with_device(name=full)
     yield Vector("device-in-full-precision-with-cosine", data, "E_MANIFEST_VALUE", field)
-    yield Vector("device-in-full-precision", _with_device(precision, (field, None)))
+    yield Vector("device-in-full-precision", _with_device((field, None), name=full))
+
+
+def _names() -> Iterator[Vector]:
+    field = "targets[0].id"
+    for name in ("cpu", "all", "onnxruntime-cpu-fp16", "torchscript-cpu-fp32-other"):
+        yield Vector(f"cpu-target-named-{name}", _changed(field, name), "E_MANIFEST_VALUE", field)
+    for what in ("pref_fp16-b8-o2", "fp16-b1-o2", "fp16-b08-o2", "fp16-b8-o1", "fp16-b8"):
+        name = f"ascend310p3-{what}"
+        data = _with_device(("targets[2].precision", "fp16"), name=name)
+        yield Vector(f"device-target-named-{what}", data, "E_MANIFEST_VALUE", "targets[2].id")
+
+
+def _batches() -> Iterator[Vector]:
+    yield Vector("device-target-of-batch-1024", _with_device(
+        ("targets[2].batch_sizes", [1024]), name="ascend310p3-fp16-b1024-o2"))  # fmt: skip
+    data = _with_device(("targets[2].batch_sizes", [1025]), name="ascend310p3-fp16-b1025-o2")
+    field = "targets[2].batch_sizes"
+    yield Vector("device-target-of-batch-1025", data, "E_MANIFEST_VALUE", field)
+    offline = ("performance[0].scenario", "offline")
+    for place, others in (("accuracy[0]", ()), ("performance[0]", (offline,))):
+        field = f"{place}.batch_size"
+        for size, code in ((1024, ""), (1025, "E_MANIFEST_VALUE")):
+            document = whole_document()
+            for path, value in (*others, (field, size)):
+                put(document, path, value)
+            name = f"{place.partition('[')[0]}-of-batch-{size}"
+            yield Vector(name, seal(document), code, field if code else "")
+
+
+def _commas() -> Iterator[Vector]:
+    yield Vector("commas-in-a-string", _changed("toolchain.command", "," * 40_000))
+    most = b"[" + b"0," * 2**15 + b"0]"
+    yield Vector("commas-as-many-as-may-be", most, "E_MANIFEST_NOT_OBJECT")
+    yield Vector("commas-one-too-many", most[:-1] + b",0]", "E_MANIFEST_TOO_LARGE")
+    yield Vector("commas-too-many-and-unclosed", most[:-1] + b",,", "E_MANIFEST_TOO_LARGE")
 
 
 CASES = (
     *(_right, _json, _format, _types, _values, _paths, _structure, _records, _digests),
     *(_ranges, _measured, _gates, _levels, _devices, _doubles, _threads, _tolerances),
+    *(_names, _batches, _commas),
 )
 """Each a function that yields vectors; they are numbered, so that a new one comes last."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vitaie.builder.staged import with_records, write_records
+from vitaie.manifests.devices import MAX_BATCH
 from vitaie.manifests.errors import BundleError, GateError, ImageError, InputError, StoreError
 from vitaie.manifests.gates import OF_SPEED, Gate, Outcome, facts_of, judge, worst
 from vitaie.manifests.levels import choose_level
@@ -39,8 +40,6 @@ _log = logging.getLogger("vitaie")
 
 ROUNDS = 2
 """Runs of each candidate, one after the other and then the other way round, when there are more."""
-
-_MAX_BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -168,8 +167,8 @@ def check_batch_sizes(sizes: Sequence[int]) -> None:
         InputError: ``E_ARGUMENT``, one is not 1 to 1024, or stands there twice.
     """
     for size in sizes:
-        if not 1 <= size <= _MAX_BATCH or sizes.count(size) > 1:
-            expected = f"1 to {_MAX_BATCH}, each once"
+        if not 1 <= size <= MAX_BATCH or sizes.count(size) > 1:
+            expected = f"1 to {MAX_BATCH}, each once"
             raise InputError("E_ARGUMENT", "batch_size", expected=expected, got=size)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from vitaie.manifests import digests
+from vitaie.manifests import devices, digests
 from vitaie.manifests.contents import (
     AccuracyRecord,
     Contents,
@@ -172,10 +172,15 @@ def _device_faults(field: str, target: Target) -> Iterator[Fault]:
     if device == "cpu":
         if target.precision != "fp32":
             yield Fault("E_MANIFEST_VALUE", f"{field}.precision", "fp32", target.precision)
+        yield from _id_faults(f"{field}.id", target)
         yield from _tolerance_faults(f"{field}.tolerance", target)
         return
     if len(target.batch_sizes) != 1:
         yield Fault("E_MANIFEST_VALUE", f"{field}.batch_sizes", "one", len(target.batch_sizes))
+    if target.batch_sizes[0] > devices.MAX_BATCH:
+        expected = f"at most {devices.MAX_BATCH}"
+        yield Fault("E_MANIFEST_VALUE", f"{field}.batch_sizes", expected, target.batch_sizes[0])
+    yield from _id_faults(f"{field}.id", target)
     folder = f"targets/{target.id}/"
     if len(target.files) != 1 or not target.files[0].startswith(folder):
         yield Fault("E_MANIFEST_VALUE", f"{field}.files", f"one file below {folder}")
@@ -189,6 +194,12 @@ def _device_faults(field: str, target: Target) -> Iterator[Fault]:
         )
         yield Fault("E_MANIFEST_VALUE", f"{field}.options.double", expected, target.by_double)
     yield from _tolerance_faults(f"{field}.tolerance", target)
+
+
+def _id_faults(field: str, target: Target) -> Iterator[Fault]:
+    """Judge the name by what it names: commands and records tell targets apart by it."""
+    if target.id != target.implied_id:
+        yield Fault("E_MANIFEST_VALUE", field, target.implied_id, target.id)
 
 
 def _tolerance_faults(field: str, target: Target) -> Iterator[Fault]:

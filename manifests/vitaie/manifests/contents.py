@@ -12,6 +12,7 @@ from pydantic import Field
 
 from vitaie.manifests import devices, digests
 from vitaie.manifests.fields import (
+    BatchSize,
     Bound,
     BundlePath,
     Count,
@@ -213,6 +214,13 @@ class Target(Strict):
         )
 
     @property
+    def implied_id(self) -> str:
+        """The id that its fields give: ``onnxruntime-cpu-fp32``, ``ascend310p3-fp16-b8-o2``."""
+        if self.device == "cpu":
+            return f"{self.backend}-{self.device}-{self.precision}"
+        return f"{self.device}-{self.precision}-b{self.batch_sizes[0]}-o{self.optim_level}"
+
+    @property
     def placement(self) -> Optional[float]:
         """The share of operators that run on the target's device; None where nobody counted.
 
@@ -312,7 +320,7 @@ class AccuracyRecord(Strict):
     target_digest: Sha256
     preprocess_digest: Sha256
     dataset: Dataset
-    batch_size: Positive
+    batch_size: BatchSize
     threads: Threads
     top1: Rate
     top5: Rate
@@ -342,7 +350,7 @@ class PerformanceRecord(Strict):
     boundary: Boundary
     scenario: Scenario
     protocol: Literal["quick", "full"]
-    batch_size: Positive
+    batch_size: BatchSize
     threads: Threads
     inputs: Literal["photographs", "goldens with seeded noise"]
     processor: Text
@@ -377,7 +385,7 @@ class LevelRecord(Strict):
     target_digest: Sha256
     boundary: Boundary
     scenario: Scenario
-    batch_size: Positive
+    batch_size: BatchSize
     fps: PositiveFloat
     verdict: Validity
     gates: tuple[GateRecord, ...]

@@ -5,6 +5,9 @@ from __future__ import annotations
 MAX_THREADS = 1024
 """Engines start as many threads as they are told, and may never be done with it."""
 
+MAX_BATCH = 1024
+"""Images that an engine is given at once."""
+
 PACKAGES = ("mindietorch", "torch_aie")
 """The names of the Ascend device's package, the newer one first."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Literal, NamedTuple, Union
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union
 
 from pydantic import (
     AfterValidator,
@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from vitaie.manifests.devices import MAX_THREADS
+from vitaie.manifests.devices import MAX_BATCH, MAX_THREADS
 from vitaie.manifests.errors import ManifestError
 from vitaie.manifests.strict_json import MAX_INT
 
@@ -91,6 +91,7 @@ Label = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 Count = Annotated[int, Field(ge=0, le=MAX_INT)]
 Positive = Annotated[int, Field(ge=1, le=MAX_INT)]
 Threads = Annotated[int, Field(ge=1, le=MAX_THREADS)]
+BatchSize = Annotated[int, Field(ge=1, le=MAX_BATCH)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Mean = Annotated[float, Field(ge=-1000, le=1000)]
 Deviation = Annotated[float, Field(ge=1e-6, le=1000)]
@@ -100,6 +101,11 @@ Bound = Annotated[float, Field(gt=0, le=1)]
 Measure = Annotated[float, Field(ge=0)]
 Dimension = Annotated[Union[Literal["batch"], Positive], BeforeValidator(_check_dimension)]
 Option = Annotated[Union[bool, int, str], BeforeValidator(_check_option)]
+
+
+_Element = TypeVar("_Element")
+Column = Annotated[tuple[_Element, ...], Field(fail_fast=True)]
+"""A long array of a record, of which the first fault is the one that is told of."""
 
 
 class Strict(BaseModel):

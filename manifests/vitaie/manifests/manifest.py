@@ -39,6 +39,9 @@ from vitaie.manifests.strict_json import parse_object
 
 FORMAT = "vitaie-bundle"
 MAX_MANIFEST_BYTES = 2**20
+MAX_MANIFEST_COMMAS = 2**15
+"""Outside of strings. A manifest of 1 MiB, with a line for each value, has no more."""
+
 _PLACEHOLDER = "0" * 64
 _OUTSIDE_CONTENT = (
     *("version", "manifest_digest", "content_digest"),
@@ -56,7 +59,7 @@ class Manifest(Contents):
         Raises:
             ManifestError: With the code and the path of the field at fault.
         """
-        document = parse_object(data, where=where, limit=MAX_MANIFEST_BYTES)
+        document = _parsed(data, where)
         _check_format(document, where)
         _check_manifest_digest(data, document, where)
         manifest = _validated(data, where)
@@ -86,7 +89,7 @@ class Manifest(Contents):
             "content_digest": _PLACEHOLDER,
         }
         data = json.dumps(document).encode("ascii")
-        parse_object(data, where="manifest.json", limit=MAX_MANIFEST_BYTES)
+        _parsed(data, "manifest.json")
         draft = _validated(data, "manifest.json")
         for found in checks.structure_faults(draft):
             raise found.error("manifest.json")
@@ -131,6 +134,10 @@ def content_digest(manifest: Manifest) -> str:
 def preprocess_digest(preprocess: Preprocess) -> str:
     """Return the digest that an accuracy record binds its preprocessing by."""
     return digests.sha256(digests.canonical(preprocess.model_dump(mode="json")))
+
+
+def _parsed(data: bytes, where: str) -> dict[str, Any]:
+    return parse_object(data, where=where, limit=MAX_MANIFEST_BYTES, max_commas=MAX_MANIFEST_COMMAS)
 
 
 def _check_format(document: dict[str, Any], where: str) -> None:

@@ -16,6 +16,8 @@ from pydantic import Field, ValidationError
 
 from vitaie.manifests.errors import InputError
 from vitaie.manifests.fields import (
+    BatchSize,
+    Column,
     Count,
     Date,
     Label,
@@ -32,6 +34,7 @@ from vitaie.manifests.fields import (
 )
 from vitaie.manifests.statistics import (
     coefficient_of_variation,
+    inputs_needed,
     percentiles,
     stability,
     wilson95,
@@ -40,6 +43,8 @@ from vitaie.manifests.strict_json import parse_object
 
 FORMAT_VERSION = 1
 MAX_RECORD_BYTES = 2**28
+MAX_RECORD_FIELDS = 2**12
+"""Named fields, of all objects; 64 runs have 448, and each package is one."""
 
 MINIMUM = {"quick": (10.0, 64, 1), "full": (60.0, 662, 5)}
 """Of each protocol: seconds of each run, calls of all together, runs."""
@@ -57,7 +62,7 @@ class Environment(Strict):
     created: Date
     machine: Text
     processor: Text
-    features: tuple[Text, ...]
+    features: Column[Text]
     processors: Positive
     python: Text
     packages: dict[str, Text]
@@ -81,12 +86,12 @@ class Images(Strict):
     ``source`` is None for an unpaired measurement.
     """
 
-    path: Annotated[tuple[Label, ...], Field(min_length=1)]
-    size: tuple[Count, ...]
-    sha256: tuple[Sha256, ...]
-    label: tuple[Count, ...]
-    target: tuple[tuple[Count, ...], ...]
-    source: Optional[tuple[tuple[Count, ...], ...]]
+    path: Annotated[Column[Label], Field(min_length=1)]
+    size: Column[Count]
+    sha256: Column[Sha256]
+    label: Column[Count]
+    target: Column[Column[Count]]
+    source: Optional[Column[Column[Count]]]
 
 
 class AccuracyMeasurement(Strict):
@@ -97,8 +102,8 @@ class AccuracyMeasurement(Strict):
     subject: Subject
     dataset: Text
     dataset_digest: Sha256
-    missing: tuple[Text, ...]
-    batch_size: Positive
+    missing: Column[Text]
+    batch_size: BatchSize
     threads: Threads
     images: Images
     environment: Environment
@@ -123,8 +128,8 @@ class Run(Strict):
     first_call_s: Measure
     warm_up_calls: Count
     warm_up_s: Measure
-    start_ns: tuple[Count, ...]
-    end_ns: tuple[Count, ...]
+    start_ns: Column[Count]
+    end_ns: Column[Count]
     peak_mib: Measure
 
 
@@ -153,10 +158,10 @@ class PerformanceMeasurement(Strict):
     boundary: Literal["device", "host", "end_to_end"]
     scenario: Literal["single_stream", "offline"]
     protocol: Literal["quick", "full"]
-    batch_size: Positive
+    batch_size: BatchSize
     threads: Threads
     inputs: Inputs
-    runs: Annotated[tuple[Run, ...], Field(min_length=1, max_length=64)]
+    runs: Annotated[Column[Run], Field(min_length=1, max_length=64)]
     honesty: Honesty
     placement: Annotated[Optional[float], Field(ge=0, le=1)]
     environment: Environment
@@ -177,7 +182,7 @@ def read_measurement(data: bytes, where: str) -> Measurement:
         InputError: ``E_RECORD`` with the field at fault.
         ManifestError: It is no strict JSON.
     """
-    document = parse_object(data, where=where, limit=MAX_RECORD_BYTES)
+    document = parse_object(data, where=where, limit=MAX_RECORD_BYTES, max_colons=MAX_RECORD_FIELDS)
     kind = document.get("format")
     if not isinstance(kind, str) or kind not in _MODELS:
         raise InputError("E_RECORD", where, field="format", expected=" or ".join(_MODELS), got=kind)
@@ -202,6 +207,7 @@ def faults(measurement: Measurement) -> Iterator[tuple[str, str]]:
     """Yield the field and the rule of whatever in a record contradicts the rest of it."""
     if isinstance(measurement, AccuracyMeasurement):
         yield from _image_faults(measurement.images)
+        yield from _path_faults(measurement)
     else:
         for index, run in enumerate(measurement.runs):
             yield from _run_faults(f"runs[{index}]", run)
@@ -224,12 +230,27 @@ def _image_faults(images: Images) -> Iterator[tuple[str, str]]:
     for name, column in columns:
         if len(column) != count:
             yield f"images.{name}", f"{count} elements, as images.path has"
-    if any(one >= other for one, other in zip(images.path, images.path[1:])):
-        yield "images.path", "each path once, in order"
     width = min(5, len(images.target[0])) if images.target else 0
     for name, rows in (("target", images.target), ("source", images.source or ())):
         if any(len(row) != width or len(set(row)) != width for row in rows) or width == 0:
             yield f"images.{name}", f"{width or 5} different classes for each image"
+
+
+def _path_faults(measurement: AccuracyMeasurement) -> Iterator[tuple[str, str]]:
+    """Judge where images lie in the dataset; one that is missing is none that was counted."""
+    paths, missing = measurement.images.path, measurement.missing
+    for field, column in (("images.path", paths), ("missing", missing)):
+        if any(_leaves_dataset(path) for path in column):
+            yield field, "paths below the dataset's folder"
+        if any(one >= other for one, other in zip(column, column[1:])):
+            yield field, "each path once, in order"
+    if not set(paths).isdisjoint(missing):
+        yield "missing", "none of the images that were counted"
+
+
+def _leaves_dataset(path: str) -> bool:
+    parts = path.split("/")
+    return "" in parts or "." in parts or ".." in parts
 
 
 def _run_faults(field: str, run: Run) -> Iterator[tuple[str, str]]:
@@ -350,6 +371,9 @@ def _reasons(measurement: PerformanceMeasurement, latencies: Sequence[list[float
     """Say why a measurement does not count; nothing when it does."""
     seconds, calls, runs = MINIMUM[measurement.protocol]
     reasons: list[str] = []
+    inputs, needed = measurement.inputs.count, inputs_needed(measurement.batch_size)
+    if inputs < needed:
+        reasons.append(f"{inputs} different inputs, at least {needed} are needed")
     if len(measurement.runs) < runs:
         reasons.append(f"{len(measurement.runs)} runs, at least {runs} are needed")
     if sum(map(len, latencies)) < calls:

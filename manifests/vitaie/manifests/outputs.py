@@ -74,7 +74,7 @@ class ClassifyOutput(_Output):
     path: str
     version: str
     target: str
-    double: bool = False
+    double: bool
     images: list[ImageOutput]
 
 
@@ -168,7 +168,7 @@ class BenchOutput(_Output):
     version: str
     output: Optional[str]
     target: str
-    double: bool = False
+    double: bool
     target_digest: str
     boundary: Literal["device", "host", "end_to_end"]
     scenario: Literal["single_stream", "offline"]

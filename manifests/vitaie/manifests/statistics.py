@@ -19,6 +19,9 @@ Decision = Literal["pass", "fail", "undecidable"]
 MINIMUM_COUNTS = {"p50": 1, "p90": 64, "p95": 130, "p99": 662, "p99.9": 6636}
 """Latencies that a percentile needs before it is given at all."""
 
+LEAST_INPUTS = 64
+"""Different ones that timed calls are fed, whatever the batch."""
+
 WINDOW_TOLERANCE = 0.05
 """Of the mean of three windows' means: how far each may lie from it in a stable run."""
 
@@ -37,6 +40,11 @@ _TAIL = 1e-8
 _TINY, _EPSILON = 1e-300, 1e-16
 _MAX_EVALUATIONS = 2048
 """After so many the exact test has shown nothing; its p is then very near the level."""
+
+
+def inputs_needed(batch_size: int) -> int:
+    """Return how many different inputs give calls enough that are not like each other."""
+    return max(LEAST_INPUTS, 2 * batch_size)
 
 
 def wilson95(count: int, n: int) -> tuple[float, float]:

@@ -36,23 +36,47 @@ class _BadNumber(NamedTuple):
     text: str
 
 
-def parse_object(data: bytes, *, where: str, limit: int) -> dict[str, Any]:
+def parse_object(
+    data: bytes,
+    *,
+    where: str,
+    limit: int,
+    max_commas: Optional[int] = None,
+    max_colons: Optional[int] = None,
+) -> dict[str, Any]:
     """Return the JSON object in ``data``, in time linear in its length.
 
-    Steps, in this order: size, encoding, depth, syntax, then keys, numbers and strings in the
-    order of the text, and last that the whole is an object.
+    Steps, in this order: size, encoding, depth, number of values, syntax, then keys, numbers and
+    strings in the order of the text, and last that the whole is an object.
+
+    Args:
+        data: The text, in UTF-8.
+        where: What errors call it.
+        limit: How many bytes it may have.
+        max_commas: How many commas outside of strings: what bounds the values, each of which
+            may be a fault that takes as much memory as a page of JSON.
+        max_colons: How many colons outside of strings: what bounds the named fields.
 
     Raises:
-        ManifestError: For more than ``limit`` bytes, a byte order mark, invalid UTF-8, more or
-            less than one JSON value, a duplicate key, a number that is not finite or an integer
-            outside ±(2^53 - 1), a NUL or a lone surrogate in a string, or nesting deeper than 16.
+        ManifestError: For more bytes, commas or colons than that, a byte order mark, invalid
+            UTF-8, more or less than one JSON value, a duplicate key, a number that is not finite
+            or an integer outside ±(2^53 - 1), a NUL or a lone surrogate in a string, or nesting
+            deeper than 16.
     """
     if len(data) > limit:
         raise ManifestError(
             "E_MANIFEST_TOO_LARGE", where, expected=f"at most {limit} bytes", got=len(data)
         )
     text = _decode(data, where)
-    _check_depth(data, where)
+    outside = _outside_strings(data)
+    _check_depth(outside, where)
+    for sign, name, most in ((b",", "commas", max_commas), (b":", "colons", max_colons)):
+        found = outside.count(sign)
+        if most is not None and found > most:
+            raise ManifestError(
+                "E_MANIFEST_TOO_LARGE", where, expected=f"at most {most} {name}", got=found
+            )
+    del outside
     plain = _parse_plain(text)
     if plain is not None:
         return plain
@@ -77,14 +101,18 @@ def _decode(data: bytes, where: str) -> str:
         ) from None
 
 
-def _check_depth(data: bytes, where: str) -> None:
-    """Refuse deep nesting before a recursive parser meets it.
+def _outside_strings(data: bytes) -> bytes:
+    """Return what of a JSON text is in no string.
 
-    Without its escapes, a JSON text has a quote only where a string begins or ends, so every
-    second piece between quotes is outside of strings.
+    Without its escapes, it has a quote only where a string begins or ends, so every second piece
+    between quotes is outside.
     """
     unescaped = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-    outside = b"".join(unescaped.split(b'"')[::2])
+    return b"".join(unescaped.split(b'"')[::2])
+
+
+def _check_depth(outside: bytes, where: str) -> None:
+    """Refuse deep nesting before a recursive parser meets it."""
     depth = 0
     for bracket in outside.translate(None, _ALL_BUT_BRACKETS):
         depth += 1 if bracket in b"[{" else -1

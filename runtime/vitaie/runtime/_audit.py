@@ -26,7 +26,7 @@ from vitaie.manifests.measurement import (
     read_measurement,
 )
 from vitaie.runtime._environment import peak_of
-from vitaie.runtime._evidence import dataset_digest, record_of
+from vitaie.runtime._evidence import check_fit, dataset_digest, name_of, record_of
 from vitaie.runtime._goldens import golden_facts
 from vitaie.runtime._model import DOUBLE
 
@@ -76,16 +76,18 @@ class Judged(NamedTuple):
         record: What a manifest may say of it, but for the name of the file.
         own: Claims that the evidence makes of itself, with what its rows come to.
         peak_fps: Images a second that the hardware cannot exceed, when that is known.
+        name: Where the file lies in a bundle.
     """
 
     subject: Subject
     record: dict[str, Any]
     own: tuple[tuple[str, Scalar, Scalar], ...]
     peak_fps: Optional[float]
+    name: str
 
 
-Kept = dict[tuple[str, float], Union[Judged, str]]
-"""What was judged before, by the file's digest and the model's GFLOP; versions share evidence."""
+Kept = dict[tuple[str, str], Union[Judged, str]]
+"""What was judged before, by the digests of the file and of the bundle; versions share evidence."""
 
 
 def audit(bundle: Bundle, kept: Kept | None = None) -> Iterator[Finding]:
@@ -180,10 +182,12 @@ class _Auditor:
         manifest = self._manifest
         for index, record in enumerate(manifest.accuracy):
             field = f"accuracy[{index}]"
-            yield field, record.predictions, self._accuracy(field, record)
+            before = [each.predictions for each in manifest.accuracy[:index]]
+            yield field, record.predictions, self._accuracy(field, record, before)
         for index, speed in enumerate(manifest.performance):
             field = f"performance[{index}]"
-            yield field, speed.latencies, self._performance(field, speed)
+            earlier = [each.latencies for each in manifest.performance[:index]]
+            yield field, speed.latencies, self._performance(field, speed, earlier)
         for index, gate in enumerate(manifest.gates):
             paths = (
                 [each.predictions for each in self._of(gate.target_digest, manifest.accuracy)],
@@ -198,7 +202,10 @@ class _Auditor:
     def _of(self, digest: str, records: Sequence[Any]) -> list[Any]:
         return [record for record in records if record.target_digest == digest]
 
-    def _accuracy(self, field: str, record: AccuracyRecord) -> Iterator[Finding]:
+    def _accuracy(
+        self, field: str, record: AccuracyRecord, before: Sequence[str]
+    ) -> Iterator[Finding]:
+        yield from _once(f"{field}.predictions", record.predictions, before)
         judged = self._judged(record.predictions)
         yield self._evidence(f"{field}.predictions", record.predictions, judged)
         if isinstance(judged, Judged):
@@ -206,7 +213,10 @@ class _Auditor:
             yield from _compare_all(field, published, judged.record, record.predictions)
             yield from self._bound(f"{field}.predictions", judged)
 
-    def _performance(self, field: str, record: PerformanceRecord) -> Iterator[Finding]:
+    def _performance(
+        self, field: str, record: PerformanceRecord, before: Sequence[str]
+    ) -> Iterator[Finding]:
+        yield from _once(f"{field}.latencies", record.latencies, before)
         judged = self._judged(record.latencies)
         yield self._evidence(f"{field}.latencies", record.latencies, judged)
         if isinstance(judged, Judged):
@@ -217,23 +227,28 @@ class _Auditor:
 
     def _judged(self, path: str) -> Union[Judged, str]:
         """Return what evidence comes to, or why it comes to nothing."""
-        digest, gflop = self._manifest.artifact(path).sha256, self._manifest.model.gflop
-        if (digest, gflop) not in self._kept:
+        digest = self._manifest.artifact(path).sha256
+        key = (digest, self._manifest.content_digest)
+        if key not in self._kept:
             try:
                 data = self._bundle.read(path).tobytes()
                 self._bundle.release(path)
                 measurement = read_measurement(data, path)
-                self._kept[digest, gflop] = _judge(self._manifest, measurement)
+                check_fit(self._manifest, measurement, path)
+                self._kept[key] = _judge(self._manifest, measurement, digest)
             except BundleError as error:  # the file, which another bundle may have whole
                 return _told(error)
             except (InputError, ManifestError) as error:
-                self._kept[digest, gflop] = _told(error)
-        return self._kept[digest, gflop]
+                self._kept[key] = _told(error)
+        return self._kept[key]
 
     def _evidence(self, field: str, path: str, judged: Union[Judged, str]) -> Finding:
         digest = self._manifest.artifact(path).sha256
         if isinstance(judged, str):
             return Finding(field, digest, None, "does not follow", judged)
+        if judged.name != path:
+            why = "evidence is named by its kind and its sha256"
+            return Finding(field, path, judged.name, "does not follow", why)
         return Finding(field, digest, digest, "follows", f"the bytes of {path}")
 
     def _bound(self, field: str, judged: Judged) -> Iterator[Finding]:
@@ -285,6 +300,7 @@ class _Auditor:
             recomputed = {name: judged.record[name] for name in names}
             yield from _compare_all(field, published, recomputed, level.latencies)
             yield from self._bound(f"{field}.latencies", judged)
+            yield from self._named(field, level, judged.subject)
         if level.predictions is not None:
             accuracy = self._judged(level.predictions)
             yield self._evidence(f"{field}.predictions", level.predictions, accuracy)
@@ -297,6 +313,18 @@ class _Auditor:
             place = f"{field}.gates[{number}]"
             yield from self._gate(place, gate, [level.predictions], [level.latencies])
 
+    def _named(self, field: str, level: LevelRecord, subject: Subject) -> Iterator[Finding]:
+        """Judge the name of a level's target that does not ship, by the one that does."""
+        manifest = self._manifest
+        if any(target.target_digest == subject.target_digest for target in manifest.targets):
+            return
+        chosen = next(each.target_digest for each in manifest.levels if each.chosen)
+        for target in manifest.targets:
+            if target.target_digest == chosen:
+                other = target.model_copy(update={"optim_level": level.optim_level})
+                claim, why = f"{field}.latencies.subject.target", "the chosen target's name"
+                yield _compare(claim, subject.target, other.implied_id, why)
+
     def _choice(self, levels: Sequence[LevelRecord]) -> Iterator[Finding]:
         chosen = next(level.optim_level for level in levels if level.chosen)
         best = choose_level(levels)
@@ -305,7 +333,8 @@ class _Auditor:
         yield _compare("levels.chosen", chosen, right, why)
 
 
-def _judge(manifest: Manifest, measurement: Measurement) -> Judged:
+def _judge(manifest: Manifest, measurement: Measurement, digest: str) -> Judged:
+    name = name_of(measurement, digest)
     record = record_of(manifest, measurement, "")
     if isinstance(measurement, AccuracyMeasurement):
         identity = dataset_digest(measurement)
@@ -314,11 +343,17 @@ def _judge(manifest: Manifest, measurement: Measurement) -> Judged:
         own: tuple[tuple[str, Scalar, Scalar], ...] = (
             ("dataset_digest", measurement.dataset_digest, identity),
         )
-        return Judged(measurement.subject, record, own, None)
+        return Judged(measurement.subject, record, own, None, name)
     del record["latencies"]
     peak = peak_of(measurement)
     peak_fps = None if peak is None else 1000 * peak / manifest.model.gflop
-    return Judged(measurement.subject, record, (), peak_fps)
+    return Judged(measurement.subject, record, (), peak_fps, name)
+
+
+def _once(field: str, path: str, before: Sequence[str]) -> Iterator[Finding]:
+    if path in before:
+        why = "a record before has this evidence: nothing is measured twice by it"
+        yield Finding(f"{field} once", path, None, "does not follow", why)
 
 
 def _below_peak(field: str, record: PerformanceRecord, peak_fps: Optional[float]) -> Finding:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from vitaie.manifests import errors
-from vitaie.manifests.devices import MAX_THREADS
+from vitaie.manifests.devices import MAX_BATCH, MAX_THREADS
 from vitaie.manifests.digests import canonical, sha256
 from vitaie.manifests.errors import (
     BundleError,
@@ -33,7 +33,7 @@ from vitaie.manifests.errors import (
     InputError,
     TargetUnavailable,
 )
-from vitaie.manifests.statistics import stability
+from vitaie.manifests.statistics import inputs_needed, stability
 from vitaie.runtime import _images, _preprocess, _timing
 from vitaie.runtime._bundle import Bundle, open_bundle
 from vitaie.runtime._bytes import available_cpus
@@ -62,9 +62,7 @@ _log = logging.getLogger("vitaie")
 BOUNDARIES = ("host", "end_to_end", "device")
 SCENARIOS = ("single_stream", "offline")
 
-_IMAGES = 64
 _OFFLINE_BATCH = 16
-_MAX_BATCH = 1024
 _MAX_SEED = 2**53 - 1
 _LEAST_SIDE = 16
 """A picture has at least so many pixels each way, or it cannot be shifted often enough."""
@@ -289,8 +287,8 @@ def _asked(
         raise _invalid("boundary", " or ".join(BOUNDARIES), boundary)
     if scenario not in (None, *SCENARIOS):
         raise _invalid("scenario", " or ".join(SCENARIOS), scenario)
-    if batch_size is not None and not 1 <= batch_size <= _MAX_BATCH:
-        raise _invalid("batch_size", f"1 to {_MAX_BATCH}", batch_size)
+    if batch_size is not None and not 1 <= batch_size <= MAX_BATCH:
+        raise _invalid("batch_size", f"1 to {MAX_BATCH}", batch_size)
     if seed is not None and not 0 <= seed <= _MAX_SEED:
         raise _invalid("seed", f"0 to {_MAX_SEED}", seed)
     if scenario is None:
@@ -337,11 +335,6 @@ class Inputs(NamedTuple):
     digest: str
 
 
-def _needed(options: _Options) -> int:
-    """Return how many images give calls enough that are not like each other."""
-    return max(_IMAGES, 2 * options.batch_size)
-
-
 def _photographs(bundle: Bundle, options: _Options, data: str | os.PathLike[str]) -> Inputs:
     """Draw photographs of a dataset; two that the model sees alike count as one."""
     manifest = bundle.manifest
@@ -349,7 +342,7 @@ def _photographs(bundle: Bundle, options: _Options, data: str | os.PathLike[str]
     entries = read_dataset(data, class_ids=ids, classes=manifest.model.classes).entries
     drawn: list[int] = np.random.default_rng(options.seed).permutation(len(entries)).tolist()
     found: dict[str, bytes] = {}
-    needed = _needed(options)
+    needed = inputs_needed(options.batch_size)
     for tensor, file in _read((entries[index] for index in drawn), needed, manifest.preprocess):
         image = file if options.boundary == "end_to_end" else tensor
         found.setdefault(sha256(tensor), image)
@@ -394,7 +387,7 @@ def _noisy_goldens(bundle: Bundle, options: _Options) -> Inputs:
     sources = [golden.source if whole else golden.crop for golden in manifest.goldens]
     pictures = [_images.decode(bundle.read(source).tobytes()) for source in sources]
     images: list[bytes] = []
-    for number in range(_needed(options)):
+    for number in range(inputs_needed(options.batch_size)):
         pixels = with_noise(pictures[number % len(pictures)], chance)
         images.append(
             _timing.jpeg(pixels)

@@ -204,13 +204,13 @@ def classify(
         log_to_stderr(quiet),
         load(folder, target=target, threads=threads, device_id=device_id) as model,
     ):
-        if not as_json:
-            print_double(model.target)
         found: list[ImageOutput] = []
         with steps([str(image) for image in images], quiet or len(images) == 1) as start:
             for image, predictions in zip(images, model.stream(images, top_k)):
                 start(printable(image))
                 if not as_json:
+                    if not found:
+                        print_double(model.target)
                     print(printable(image))
                     for p in predictions:
                         name = printable(f"{p.id}  {p.label}")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
-from vitaie.manifests.devices import MAX_THREADS
+from vitaie.manifests.devices import MAX_BATCH, MAX_THREADS
 from vitaie.manifests.digests import canonical, sha256
 from vitaie.manifests.errors import ImageError, InputError, TargetUnavailable
 from vitaie.runtime._bundle import Bundle, open_bundle
@@ -50,7 +50,6 @@ SOURCE = "torchscript-cpu-fp32"
 """The target that is the source model: ``model.ts``, fp32, as it was exported."""
 
 _BATCH_SIZE = 8
-_MAX_BATCH = 1024
 
 Blocks = dict[int, Sequence[Seen]]
 """What was seen of each batch, by its number."""
@@ -216,8 +215,8 @@ def _check_options(options: _Options, address: str | None) -> None:
             got=options.device_id,
             hint="""Start each node as: ray start ... --resources='{"ascend310p3-0": 1}'""",
         )
-    if options.batch_size is not None and not 1 <= options.batch_size <= _MAX_BATCH:
-        raise _invalid("batch_size", f"1 to {_MAX_BATCH}", options.batch_size)
+    if options.batch_size is not None and not 1 <= options.batch_size <= MAX_BATCH:
+        raise _invalid("batch_size", f"1 to {MAX_BATCH}", options.batch_size)
     if options.allow_missing < 0:
         raise _invalid("allow_missing", "at least 0", options.allow_missing)
 

@@ -45,12 +45,21 @@ class Evidence(NamedTuple):
     @property
     def kind(self) -> str:
         """``accuracy`` or ``performance``."""
-        return "accuracy" if isinstance(self.measurement, AccuracyMeasurement) else "performance"
+        return _kind(self.measurement)
 
     @property
     def path(self) -> str:
         """Its path in a bundle, which follows from its bytes."""
-        return f"{FOLDER}/{self.kind}-{sha256(self.data)[:_NAME_DIGITS]}.json"
+        return name_of(self.measurement, sha256(self.data))
+
+
+def _kind(measurement: Measurement) -> str:
+    return "accuracy" if isinstance(measurement, AccuracyMeasurement) else "performance"
+
+
+def name_of(measurement: Measurement, digest: str) -> str:
+    """Return the path in a bundle of evidence whose bytes have the sha256 ``digest``."""
+    return f"{FOLDER}/{_kind(measurement)}-{digest[:_NAME_DIGITS]}.json"
 
 
 def evidence_of(measurement: Measurement) -> Evidence:
@@ -84,6 +93,7 @@ def kept_measurement(bundle: Bundle, path: str, target_digest: str) -> Measureme
     bundle.release(path)
     try:
         measurement = _parsed(data, str(where))
+        check_fit(bundle.manifest, measurement, where)
     except InputError as error:
         raise BundleError(
             "E_BUNDLE_EVIDENCE", where, field=error.field, expected=error.expected, got=error.got
@@ -92,6 +102,9 @@ def kept_measurement(bundle: Bundle, path: str, target_digest: str) -> Measureme
     if got != target_digest:
         field = "subject.target_digest"
         raise BundleError("E_BUNDLE_EVIDENCE", where, field=field, expected=target_digest, got=got)
+    if name_of(measurement, sha256(data)) != path:
+        expected = name_of(measurement, sha256(data))
+        raise BundleError("E_BUNDLE_EVIDENCE", where, expected=expected, got=path)
     return measurement
 
 
@@ -115,12 +128,32 @@ def check_subject(manifest: Manifest, measurement: Measurement, where: object) -
             raise InputError(
                 "E_RECORD_OTHER", where, field=field, expected=expected, got=got, hint=hint
             )
+    check_fit(manifest, measurement, where)
+
+
+def check_fit(manifest: Manifest, measurement: Measurement, where: object) -> None:
+    """Refuse a measurement that this model, or the target that it names, cannot have given.
+
+    Raises:
+        InputError: ``E_RECORD`` with the field.
+    """
     if isinstance(measurement, AccuracyMeasurement):
-        _check_classes(manifest, measurement, where)
+        _check_classes(manifest.model.classes, measurement, where)
+        return
+    digest = measurement.subject.target_digest
+    for target in manifest.targets:
+        if target.target_digest != digest:
+            continue
+        if measurement.placement != target.placement:
+            share, got = target.placement, measurement.placement
+            raise InputError("E_RECORD", where, field="placement", expected=share, got=got)
+        if measurement.boundary == "device" and target.device == "cpu":
+            expected = "host or end_to_end, on the CPU"
+            raise InputError("E_RECORD", where, field="boundary", expected=expected, got="device")
 
 
-def _check_classes(manifest: Manifest, measurement: AccuracyMeasurement, where: object) -> None:
-    images, classes = measurement.images, manifest.model.classes
+def _check_classes(classes: int, measurement: AccuracyMeasurement, where: object) -> None:
+    images = measurement.images
     columns = (("label", [images.label]), ("target", images.target), ("source", images.source))
     for name, rows in columns:
         highest = max((max(row) for row in rows or ()), default=0)

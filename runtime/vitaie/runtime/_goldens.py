@@ -29,6 +29,7 @@ from vitaie.runtime._torchscript import threads_restored
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from vitaie.manifests.contents import Agreement
     from vitaie.manifests.manifest import Golden, Target
     from vitaie.runtime._bundle import Bundle
 
@@ -41,6 +42,7 @@ _NPY = re.compile(
 
 _NOISE = 16  # of 255: how far a pixel of a golden is moved at most
 MAX_TOLERANCE = {"close": 1e-3, "reduced": 0.1}
+_ROUNDING = 1e-6  # of a difference of float32 logits, which a ratio is taken of in doubles
 LEAST_COSINE = 0.99
 """A target that claims to need more than these proves nothing by its goldens."""
 
@@ -161,13 +163,15 @@ def check_logits(
     without a tier, they are held to what any machine must give.
     """
     elsewhere, tolerance = tier_elsewhere(target), target.tolerance
-    worst, least, flipped = 0.0, 1.0, 0
-    for golden, got in zip(bundle.manifest.goldens, logits):
-        expected = golden_logits(bundle, golden)
-        worst = max(worst, relative_difference(got[0], expected))
-        least = min(least, cosine(got[0], expected))
-        allowed = tolerance.max_rel_diff * float(np.abs(expected).max())
-        flipped += int(got[0].argmax()) != golden.top1 and golden.margin > 2 * allowed
+    goldens = bundle.manifest.goldens
+    shipped = [golden_logits(bundle, golden) for golden in goldens]
+    pairs = [(got[0], expected) for got, expected in zip(logits, shipped)]
+    worst = max(relative_difference(got, expected) for got, expected in pairs)
+    least = min(1.0, *(cosine(got, expected) for got, expected in pairs))
+    allowed = [tolerance.max_rel_diff * float(np.abs(expected).max()) for expected in shipped]
+    equal = [int(got.argmax()) == golden.top1 for (got, _), golden in zip(pairs, goldens)]
+    thin = [golden.margin <= 2 * most for golden, most in zip(goldens, allowed)]
+    flipped = sum(not same and not near for same, near in zip(equal, thin))
     agreement = target.agreement
     near = (
         worst <= tolerance.max_rel_diff
@@ -178,8 +182,9 @@ def check_logits(
         near
         and tolerance.max_rel_diff <= MAX_TOLERANCE[elsewhere]
         and flipped == 0
-        and agreement.images == len(bundle.manifest.goldens) >= agreement.top1_equal
+        and agreement.images == len(goldens) >= agreement.top1_equal >= len(goldens) - sum(thin)
         and agreement.max_rel_diff <= tolerance.max_rel_diff
+        and _possible(agreement, shipped)
     )
     detail = (
         f"largest difference {worst:.1e} of the largest logit, {tolerance.max_rel_diff:.0e} allowed"
@@ -189,9 +194,24 @@ def check_logits(
     if tier == "exact":
         digests = tuple(sha256(got[0].astype("<f4", copy=False).tobytes()) for got in logits)
         same = digests == agreement.logits_sha256
-        holds = holds and same
         detail += "" if same else "; not the bits that it gave on such a machine when it was built"
+        here = (_largest_difference(pairs), worst, sum(equal))
+        claimed = (agreement.max_abs_diff, agreement.max_rel_diff, agreement.top1_equal)
+        told = same and here != claimed
+        detail += f"; agreement says {claimed}, and it is {here}" if told else ""
+        holds = holds and same and not told
     return Claim(f"goldens in {target.id}", "true" if holds else "false", detail, tier or elsewhere)
+
+
+def _possible(agreement: Agreement, shipped: Sequence[NDArray[np.float32]]) -> bool:
+    """Say whether the largest difference can be what it is said to be of the largest logit."""
+    scales = [float(np.abs(expected).max()) for expected in shipped]
+    low, high = (agreement.max_rel_diff * scale for scale in (min(scales), max(scales)))
+    return low * (1 - _ROUNDING) <= agreement.max_abs_diff <= high * (1 + _ROUNDING)
+
+
+def _largest_difference(pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> float:
+    return max(float(np.abs(got - expected).max()) for got, expected in pairs)
 
 
 def cosine(got: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
