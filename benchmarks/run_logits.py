@@ -3,7 +3,9 @@
 Both sessions live in one process and have the same options; each pair of calls is made in both
 orders. Prints the two medians and, last, the median ratio.
 
-    python benchmarks/run_logits.py BUNDLE CALLS
+    python benchmarks/run_logits.py BUNDLE CALLS [bare]
+
+Which of the two is made first changes where its memory lies: ours, or with ``bare`` the other.
 """
 
 from __future__ import annotations
@@ -19,12 +21,19 @@ import numpy as np
 
 from vitaie import runtime
 
-bundle, calls = sys.argv[1], int(sys.argv[2])
+bundle, calls, bare_first = sys.argv[1], int(sys.argv[2]), "bare" in sys.argv[3:]
 onnxruntime: Any = importlib.import_module("onnxruntime")
-session = onnxruntime.InferenceSession(
-    os.path.join(bundle, "model.onnx"), providers=["CPUExecutionProvider"]
-)
+
+
+def bare_session() -> Any:
+    """Return what a user without vitaie would call."""
+    path = os.path.join(bundle, "model.onnx")
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+session: Any = bare_session() if bare_first else None
 model = runtime.load(bundle)
+session = session or bare_session()
 size = model.manifest.model.image_size
 batch = np.random.default_rng(0).uniform(-1, 1, (1, 3, size, size)).astype(np.float32)
 
