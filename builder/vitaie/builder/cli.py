@@ -5,7 +5,7 @@
 import importlib.util
 import shlex
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from vitaie.manifests.manifest import Manifest
     from vitaie.manifests.outputs import CompiledTargetOutput
     from vitaie.runtime._ascend import Precision
+    from vitaie.runtime._verify import Verdict
 
 _PROFILES: dict[str, "Profile"] = {"timm": "timm", "modelzoo": "modelzoo"}
 _LOOK = "What is lacking here says: vitaie-build doctor"
@@ -262,22 +263,10 @@ def bundle(
     except Interrupted as error:
         hint = f"Run the same command again: accuracy goes on after {error.images:,} images."
         raise VitaieError("E_INTERRUPTED", "vitaie-build bundle", hint=hint) from None
-    manifest = built.manifest
-    for line in measured_lines(manifest):
-        say(line, quiet)
+    _say_measured(built.manifest, quiet)
     suggest(quiet, "vitaie", "verify", built.path)
     if as_json:
-        print_json(
-            BundleOutput(
-                **_version_fields(built.path, manifest),
-                claims=claims_output(built.path, built.verdict),
-                compiled=[_compiled_target(each) for each in built.compared],
-                accuracy=list(manifest.accuracy),
-                performance=list(manifest.performance),
-                gates=list(manifest.gates),
-                levels=list(manifest.levels),
-            )
-        )
+        print_json(BundleOutput(**_measured_fields(built.path, built.verdict, built.compared)))
     else:
         print(built.path)
 
@@ -316,6 +305,27 @@ def _version_fields(path: Path, manifest: "Manifest") -> dict[str, Any]:
         "version": manifest.version,
         "content_digest": manifest.content_digest,
         "size": sum(artifact.size for artifact in manifest.artifacts),
+    }
+
+
+def _say_measured(manifest: "Manifest", quiet: bool) -> None:
+    for line in measured_lines(manifest):
+        say(line, quiet)
+
+
+def _measured_fields(
+    path: Path, verdict: "Verdict", compared: "Sequence[Compared]"
+) -> dict[str, Any]:
+    """Return what is said of a version that was verified, measured and gated."""
+    manifest = verdict.manifest
+    return {
+        **_version_fields(path, manifest),
+        "claims": claims_output(path, verdict),
+        "compiled": [_compiled_target(each) for each in compared],
+        "accuracy": list(manifest.accuracy),
+        "performance": list(manifest.performance),
+        "gates": list(manifest.gates),
+        "levels": list(manifest.levels),
     }
 
 
@@ -376,22 +386,10 @@ def compile_command(
             f" {error.images:,} images if the compiler gives the same bytes."
         )
         raise VitaieError("E_INTERRUPTED", "vitaie-build compile", hint=hint) from None
-    manifest = done.manifest
-    for line in measured_lines(manifest):
-        say(line, quiet)
+    _say_measured(done.manifest, quiet)
     suggest(quiet, "vitaie", "verify", as_given(done.path, bundle))
     if as_json:
-        print_json(
-            CompileOutput(
-                **_version_fields(done.path, manifest),
-                claims=claims_output(done.path, done.verdict),
-                compiled=[_compiled_target(each) for each in done.compared],
-                accuracy=list(manifest.accuracy),
-                performance=list(manifest.performance),
-                gates=list(manifest.gates),
-                levels=list(manifest.levels),
-            )
-        )
+        print_json(CompileOutput(**_measured_fields(done.path, done.verdict, done.compared)))
     else:
         print(done.path)
 
