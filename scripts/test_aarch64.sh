@@ -48,6 +48,6 @@ for program in vitaie-preprocess-file vitaie-encode-jpeg vitaie-judge vitaie-che
 done
 cd "$root"
 # Emulated, 2,300 images would take half an hour; a hundred and all broken ones are compared.
-VITAIE_CPP_BUILD=$build/emulated "$python" -m pytest -q -m "not long" \
+VITAIE_CPP_EMULATED=1 VITAIE_CPP_BUILD=$build/emulated "$python" -m pytest -q -m "not long" \
     -k "not 2300_images and not hang and not end_no_process" \
     tests/test_cpp_preprocess.py tests/test_cpp_vectors.py tests/test_cpp_torchscript.py

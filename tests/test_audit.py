@@ -16,9 +16,11 @@ from PIL import Image
 
 from tests.support.bundles import Document, copy_bundle, document, put, reseal
 from tests.support.published import Evidence, forge, publish, replace_evidence
+from vitaie.manifests.contents import LevelRecord
 from vitaie.manifests.digests import sha256
-from vitaie.manifests.errors import InputError
-from vitaie.manifests.levels import choose_level
+from vitaie.manifests.errors import BundleError, InputError
+from vitaie.manifests.gates import Facts, Gate, Outcome, judge, parse_gate
+from vitaie.manifests.levels import choose_level, level_that_ships
 from vitaie.manifests.measurement import (
     AccuracyMeasurement,
     PerformanceMeasurement,
@@ -301,7 +303,8 @@ def test_evidence_of_something_else_is_found(
     evidence = json.loads((bundle / path).read_bytes())
     evidence["subject"][field] = value
     replace_evidence(bundle, path, json.dumps(evidence).encode())
-    assert wrong(bundle) == [claim]
+    also = [f"accuracy[0].predictions.subject.{field}"] * (field == "preprocess_digest")
+    assert wrong(bundle) == [claim, *also]
 
 
 def test_evidence_under_another_name_is_found(bundle: Path) -> None:
@@ -310,8 +313,83 @@ def test_evidence_under_another_name_is_found(bundle: Path) -> None:
     (bundle / path).rename(bundle / other)
     text = (bundle / "manifest.json").read_text(encoding="utf-8")
     (bundle / "manifest.json").write_text(text.replace(path, other), encoding="utf-8")
-    reseal(bundle)
+    reseal(bundle, lambda whole: whole.update(gates=[]))
     assert wrong(bundle) == ["accuracy[0].predictions"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "evidence"), [("accuracy", "predictions"), ("performance", "latencies")]
+)
+def test_evidence_in_other_bytes_is_found(bundle: Path, kind: str, evidence: str) -> None:
+    path = document(bundle)[kind][0][evidence]
+    data = (bundle / path).read_bytes().replace(b",", b", ", 1)
+    name = f"measurements/{kind}-{sha256(data)[:12]}.json"
+    (bundle / path).unlink()
+    (bundle / name).write_bytes(data)
+    text = (bundle / "manifest.json").read_text(encoding="utf-8").replace(path, name)
+    (bundle / "manifest.json").write_text(text, encoding="utf-8")
+    reseal(bundle, lambda whole: whole.update(gates=[]))
+    found = [each for each in findings(bundle) if each.status == "does not follow"]
+    assert [each.claim for each in found] == [f"{kind}[0].{evidence}"]
+    assert "as vitaie-build attach writes them" in found[0].why
+
+
+def test_no_gate_is_judged_by_the_peak_of_a_device_that_a_name_alone_says(bundle: Path) -> None:
+    from vitaie.builder.gate import judge_bundle
+
+    reseal(bundle, lambda whole: whole.update(gates=[]))
+    other = "ascend310p3-fp16-b1-o0"
+    forge(bundle, "performance", lambda evidence: evidence["subject"].update(target=other))
+    with pytest.raises(BundleError) as caught:
+        judge_bundle(bundle, [parse_gate("fps>=1.0")])
+    assert (caught.value.code, caught.value.field) == ("E_BUNDLE_EVIDENCE", "subject.target")
+
+
+def test_a_source_that_differs_from_itself_is_found(bundle: Path) -> None:
+    torchscript = document(bundle)["targets"][1]
+
+    def of_the_source(evidence: Evidence) -> None:
+        digest = torchscript["target_digest"]
+        evidence["subject"].update(target=torchscript["id"], target_digest=digest)
+        evidence["images"]["target"][0].reverse()
+
+    reseal(bundle, lambda whole: whole.update(gates=[]))
+    forge(bundle, "accuracy", of_the_source)
+    found = [each for each in findings(bundle) if each.status == "does not follow"]
+    assert [each.claim for each in found] == ["accuracy[0].predictions"]
+    assert "images.source" in found[0].why
+
+
+def test_many_gates_and_records_are_judged_in_bounded_time(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The product of all would be a million judgements."""
+
+    def grow(whole: Document) -> None:
+        digest = whole["targets"][0]["target_digest"]
+        whole["gates"] = [
+            {
+                "require": f"top1>={number}.5",
+                "target_digest": digest,
+                "verdict": "pass",
+                "reason": "because",
+            }
+            for number in range(64)
+        ]
+        whole["accuracy"] = whole["accuracy"][:1] * 128
+        whole["performance"] = whole["performance"][:1] * 128
+
+    judged: list[object] = []
+
+    def counted(gate: Gate, facts: Facts) -> Outcome:
+        judged.append(gate)
+        return judge(gate, facts)
+
+    monkeypatch.setattr("vitaie.runtime._audit.judge", counted)
+    reseal(bundle, grow)
+    found = wrong(bundle)
+    assert len(judged) == 64
+    assert {f"gates[{number}]" for number in range(64)} <= set(found)
 
 
 @pytest.mark.parametrize(
@@ -447,6 +525,89 @@ def test_a_table_of_levels_follows_from_what_was_measured_of_each(
     assert wrong(bundle) == []
     reseal(bundle, at("levels/1/fps", lambda fps: fps / 2))
     assert wrong(bundle) == ["levels[1].fps"]
+
+
+@pytest.mark.parametrize(
+    ("claim", "value"),
+    [
+        ("threads", 64),
+        ("environment.processor", "another"),
+        ("environment.packages", {"numpy": "0"}),
+        ("inputs.digest", "1" * 64),
+        ("placement", 0.1),
+        ("subject.preprocess_digest", "1" * 64),
+    ],
+)
+def test_a_level_that_was_measured_otherwise_is_found(
+    small_bundle: Path, tmp_path: Path, speed: PerformanceMeasurement, claim: str, value: object
+) -> None:
+    bundle = copy_bundle(small_bundle, tmp_path / "bundle")
+    with_levels(bundle, speed, 2, [50, 80, 100])
+    path = document(bundle)["levels"][1]["latencies"]
+    evidence: Evidence = json.loads((bundle / path).read_bytes())
+    *above, name = claim.split(".")
+    inner: Evidence = evidence[above[0]] if above else evidence
+    inner[name] = value
+    replace_evidence(bundle, path, json.dumps(evidence).encode())
+    assert wrong(bundle) == [f"levels[1].latencies.{claim}"]
+
+
+def test_levels_are_held_to_the_same_gates(
+    small_bundle: Path, tmp_path: Path, speed: PerformanceMeasurement
+) -> None:
+    """A gate that nobody else has would take the fastest level out."""
+    bundle = copy_bundle(small_bundle, tmp_path / "bundle")
+    with_levels(bundle, speed, 2, [500, 80, 100])
+
+    def add(whole: Document) -> None:
+        level = whole["levels"][0]
+        level["gates"] = [
+            {
+                "require": "latency_p50_ms<=0.001",
+                "target_digest": level["target_digest"],
+                "verdict": "fail",
+                "reason": "p50 is 2 ms",
+            }
+        ]
+
+    reseal(bundle, add)
+    assert "levels[0].gates" in wrong(bundle)
+
+
+def test_the_level_that_ships_is_the_one_whose_turn_it_was(speed: PerformanceMeasurement) -> None:
+    def level(number: int, fps: float, top1: str, predictions: str | None) -> LevelRecord:
+        digest = f"{number:064x}"
+        rows = [("fps>=1.0", "pass"), ("top1>=1.0", top1)]
+        gates = [
+            {"require": text, "target_digest": digest, "verdict": verdict, "reason": ""}
+            for text, verdict in rows
+        ]
+        return LevelRecord.model_validate_json(
+            json.dumps(
+                {
+                    "optim_level": number,
+                    "target_digest": digest,
+                    "boundary": "host",
+                    "scenario": "single_stream",
+                    "batch_size": 1,
+                    "fps": fps,
+                    "verdict": "VALID",
+                    "gates": gates,
+                    "latencies": "measurements/a.json",
+                    "predictions": predictions,
+                    "chosen": False,
+                }
+            )
+        )
+
+    evaluated = "measurements/b.json"
+    slow, passes = level(0, 50, "undecidable", None), level(1, 100, "pass", evaluated)
+    assert level_that_ships([slow, passes]) == passes
+    never, failed = level(2, 200, "undecidable", None), level(2, 200, "fail", evaluated)
+    assert level_that_ships([slow, passes, never]) == never
+    assert level_that_ships([slow, passes, failed]) == passes
+    assert level_that_ships([failed]) is None
+    assert level_that_ships([slow, failed]) == slow
 
 
 def test_a_level_named_after_a_faster_device_is_found(

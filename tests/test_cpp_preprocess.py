@@ -106,10 +106,15 @@ def test_a_file_that_is_cut_off_has_pythons_code() -> None:
     assert result.refused == result.images > 1000
 
 
+OTHER_MACHINE = "VITAIE_CPP_EMULATED" in os.environ
+"""Whether the programs run on another kind of processor than Python here: libjpeg-turbo's own
+instructions give other pixels there where damage takes a coefficient out of its range."""
+
+
 def damaged(seed: int, count: int) -> None:
     corpus = list(cpp_preprocess.damaged_images(seed, count))
     exact = [item for item in corpus if not cpp_preprocess.progressive(item[1])]
-    result = compare(exact, (SMALL,))
+    result = compare(exact, (SMALL,), codes_only=OTHER_MACHINE)
     assert result.differences == []
     assert 0.4 * result.images < result.refused < 0.9 * result.images
     assert compare(corpus, (SMALL,), codes_only=True).differences == []

@@ -147,6 +147,15 @@ def test_fewer_inputs_than_the_protocol_gives_are_too_few(size: int, needed: int
     assert judged(document)["reasons"] == [reason]
 
 
+def test_runs_that_are_one_run_are_refused() -> None:
+    document = performance(runs=5)
+    assert judged(document)["verdict"] in ("VALID", "INVALID")
+    document["runs"][3] = document["runs"][1]
+    with pytest.raises(InputError) as caught:
+        read(document)
+    assert caught.value.field == "runs[3].start_ns"
+
+
 def test_a_record_of_thousands_of_fields_is_refused() -> None:
     fields = {f"field{number}": 0 for number in range(5000)}
     with pytest.raises(VitaieError) as caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from typing import Any
@@ -136,20 +137,51 @@ def test_the_size_is_judged_before_anything_else() -> None:
 
 
 def test_the_number_of_values_is_judged_outside_of_strings() -> None:
-    def judged(text: bytes, commas: int | None = 2, colons: int | None = 2) -> str:
-        limits = {"max_commas": commas, "max_colons": colons}
+    most = {"commas": 2, "colons": 3, "braces": 3, "brackets": 4}
+
+    def judged(text: bytes) -> str:
         try:
-            parse_object(text, where="x", limit=LIMIT, **limits)
+            parse_object(text, where="x", limit=LIMIT, most=most)
         except ManifestError as error:
             return f"{error.code} {error.expected}"
         return "ok"
 
-    assert judged(rb'{"a": [1, 2], "b": ",,,,\",,"}') == "ok"
+    assert judged(rb'{"a": [1, 2], "b": ",,,,\",,:::[[[{{{"}') == "ok"
     assert judged(b'{"a": [1, 2, 3], "b": 1}') == "E_MANIFEST_TOO_LARGE at most 2 commas"
-    assert judged(b'{"a": {"b": {"c": 1}}}') == "E_MANIFEST_TOO_LARGE at most 2 colons"
-    assert judged(b'{"a": {"b": {"c": ":"}}}', colons=3) == "ok"
-    assert judged(b'{"a": [1, 2, 3, 4', commas=None).startswith("E_MANIFEST_JSON")
+    assert judged(b'{"a": {"b": {"c": ":"}}}') == "ok"
+    assert judged(b'{"a":1,"b":1,"c":{"d":1}}') == "E_MANIFEST_TOO_LARGE at most 3 colons"
+    assert judged(b"[{},{},{{}}") == "E_MANIFEST_TOO_LARGE at most 3 braces"
+    assert judged(b"[[[[[") == "E_MANIFEST_TOO_LARGE at most 4 brackets"
     assert judged(b"[" * 17 + b",,,").startswith("E_MANIFEST_DEPTH")
+    assert judged(b'{"a": [1, 2').startswith("E_MANIFEST_JSON")
+
+
+@pytest.mark.parametrize(
+    ("text", "ok"),
+    [
+        ("9007199254740991", True),
+        ("-9007199254740991", True),
+        ("9007199254740992", False),
+        ("8999999999999999", True),
+        ("9100000000000000", False),
+        (r'"\ud83d\ude00"', True),
+        (r'"\ud83d"', False),
+        (r'"\ude00"', False),
+        (r'"\ud83d\ud83d\ude00"', False),
+    ],
+)
+def test_a_large_text_is_read_without_a_walk_and_refused_without_a_place(
+    text: str, ok: bool
+) -> None:
+    filler = "0," * (2**21 + 1)
+    data = ('{"a": [' + filler + text + "]}").encode()
+    if ok:
+        found = parse_object(data, where="x", limit=2**26)
+        assert found["a"][-1] == json.loads(text)
+        return
+    with pytest.raises(ManifestError) as caught:
+        parse_object(data, where="x", limit=2**26)
+    assert (caught.value.code, caught.value.field) == ("E_MANIFEST_JSON", "")
 
 
 def test_the_error_is_one_line_with_place_and_what_was_there() -> None:

@@ -21,6 +21,9 @@ constexpr std::int64_t weight_alignment = 64;
 /// What a CPU's target may allow its logits to differ, of the largest logit.
 constexpr double max_cpu_difference = 1e-3;
 
+/// Of the evidence of one measurement.
+constexpr std::int64_t max_record_bytes = std::int64_t{1} << 28;
+
 using Words = std::initializer_list<std::string_view>;
 
 std::string element(std::string_view array, std::size_t index) {
@@ -217,6 +220,7 @@ class Checks {
                 throw value_error(field + ".precision", "fp32").got(target.precision);
             }
             check_id(target, field + ".id");
+            check_cpu_files(target, field + ".files");
             check_tolerance(target, field + ".tolerance");
             return;
         }
@@ -258,6 +262,19 @@ class Checks {
                                               std::to_string(target.optim_level);
         if (target.id != implied) {
             throw value_error(field, implied).got(target.id);
+        }
+    }
+
+    /// All that each engine loads: a digest over less would not say which weights were measured.
+    void check_cpu_files(const Target& target, const std::string& field) const {
+        std::vector<std::string> files = {"model.ts"};
+        std::string told = "model.ts";
+        if (target.backend == "onnxruntime") {
+            files.insert(files.begin(), "model.onnx");
+            told.insert(0, "model.onnx and ");
+        }
+        if (target.files != files) {
+            throw value_error(field, told);
         }
     }
 
@@ -385,6 +402,10 @@ class Checks {
     }
 
     void check_chunks(const Artifact& artifact, const std::string& field) const {
+        if (artifact.role == "measurement" && artifact.size > max_record_bytes) {
+            throw value_error(field + ".size", at_most(max_record_bytes) + " bytes of evidence")
+                .got(artifact.size);
+        }
         const std::int64_t chunks =
             artifact.size > chunked_above ? (artifact.size - 1) / chunk_size + 1 : 0;
         const auto listed = static_cast<std::int64_t>(artifact.chunks.size());

@@ -29,12 +29,12 @@ void check_encoding(std::string_view data, const std::string& where) {
     }
 }
 
-/// Refuses deep nesting before a recursive parser meets it, and then too many values.
+/// Refuses deep nesting before a recursive parser meets it, and then too many values and brackets.
 ///
 /// A quote begins or ends a string unless an odd number of backslashes stands before it.
-void check_depth_and_commas(std::string_view data, const std::string& where,
-                            std::size_t max_commas) {
+void check_depth_and_counts(std::string_view data, const std::string& where, const Most& most) {
     std::size_t commas = 0;
+    std::size_t brackets = 0;
     int depth = 0;
     bool inside = false;
     bool escaped = false;
@@ -42,6 +42,7 @@ void check_depth_and_commas(std::string_view data, const std::string& where,
         if (byte == '"') {
             inside = inside == escaped;
         } else if (!inside && (byte == '[' || byte == '{')) {
+            ++brackets;
             if (++depth > max_depth) {
                 throw Error(Code::E_MANIFEST_DEPTH, where);
             }
@@ -52,11 +53,15 @@ void check_depth_and_commas(std::string_view data, const std::string& where,
         }
         escaped = byte == '\\' && !escaped;
     }
-    if (commas > max_commas) {
-        throw Error(Code::E_MANIFEST_TOO_LARGE, where)
-            .expected("at most " + std::to_string(max_commas) + " commas")
-            .got(std::to_string(commas));
-    }
+    const auto check = [&where](const char* name, std::size_t found, std::size_t limit) {
+        if (found > limit) {
+            throw Error(Code::E_MANIFEST_TOO_LARGE, where)
+                .expected("at most " + std::to_string(limit) + " " + name)
+                .got(std::to_string(found));
+        }
+    };
+    check("commas", commas, most.commas);
+    check("brackets", brackets, most.brackets);
 }
 
 /// The grammar of RFC 8259, and NaN and the infinities as numbers that are refused by their place.
@@ -422,14 +427,14 @@ int Place::depth() const {
 }
 
 Object parse_object(std::string_view data, const std::string& where, std::size_t limit,
-                    std::size_t max_commas) {
+                    const Most& most) {
     if (data.size() > limit) {
         throw Error(Code::E_MANIFEST_TOO_LARGE, where)
             .expected("at most " + std::to_string(limit) + " bytes")
             .got(std::to_string(data.size()));
     }
     check_encoding(data, where);
-    check_depth_and_commas(data, where, max_commas);
+    check_depth_and_counts(data, where, most);
     Value value = Parser(data, where).document();
     Checker(where).check(value, Place());
     if (auto* object = std::get_if<Object>(&value.data)) {

@@ -71,16 +71,21 @@ class Place {
     std::variant<std::string_view, std::size_t> step_;
 };
 
+/// How many commas, and opening brackets of both kinds, there may be outside of strings.
+struct Most {
+    std::size_t commas = static_cast<std::size_t>(-1);
+    std::size_t brackets = static_cast<std::size_t>(-1);
+};
+
 /// Returns the JSON object in `data`, in time linear in its length.
 ///
 /// Steps, in this order: size, encoding, depth, number of values, syntax, then keys, numbers and
 /// strings in the order of the text, and last that the whole is an object.
 ///
-/// \param max_commas How many commas outside of strings: what bounds the values.
-/// \throws Error More than `limit` bytes or so many commas, a byte order mark, invalid UTF-8, more
+/// \throws Error More than `limit` bytes, or commas or brackets than `most`, a byte order mark, invalid UTF-8, more
 ///     or less than one JSON value, a duplicate key, a number that is not finite or an integer
 ///     outside ±(2^53 - 1), a NUL or a lone surrogate in a string, or nesting deeper than 16.
 Object parse_object(std::string_view data, const std::string& where, std::size_t limit,
-                    std::size_t max_commas = static_cast<std::size_t>(-1));
+                    const Most& most = {});
 
 }  // namespace vitaie::detail::json

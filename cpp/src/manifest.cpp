@@ -480,8 +480,8 @@ const Artifact& Manifest::artifact(std::string_view path) const {
 }
 
 Manifest parse_manifest(std::string_view data, const std::string& where) {
-    const json::Value document = {
-        json::parse_object(data, where, max_manifest_bytes, max_manifest_commas)};
+    const json::Value document = {json::parse_object(data, where, max_manifest_bytes,
+                                                     {max_manifest_commas, max_manifest_brackets})};
     const auto& members = *document.as<json::Object>();
     check_format(members, where);
     check_manifest_digest(data, members, where);

@@ -24,8 +24,9 @@ namespace vitaie::detail {
 inline constexpr std::string_view format_name = "vitaie-bundle";
 inline constexpr std::int64_t format_version = 1;
 inline constexpr std::size_t max_manifest_bytes = std::size_t{1} << 20;
-/// Outside of strings. A manifest of 1 MiB, with a line for each value, has no more.
+/// Outside of strings. A manifest of 1 MiB, with a line for each value, has hardly more.
 inline constexpr std::size_t max_manifest_commas = std::size_t{1} << 15;
+inline constexpr std::size_t max_manifest_brackets = std::size_t{1} << 12;
 inline constexpr std::int64_t max_pixels = std::int64_t{1} << 26;
 
 /// The checkpoint the bundle was made from, and the card that said what it is.

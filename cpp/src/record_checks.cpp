@@ -16,6 +16,9 @@ namespace {
 /// Of latencies, from the one that fewest calls are enough for.
 constexpr std::array<const char*, 5> percentiles = {"p50", "p90", "p95", "p99", "p99.9"};
 
+/// Of a manifest: each is judged again by whoever audits it.
+constexpr std::size_t max_gates = 64;
+
 std::string element(std::string_view array, std::size_t index) {
     return std::string(array).append("[").append(std::to_string(index)).append("]");
 }
@@ -64,6 +67,10 @@ class RecordChecks {
 
     /// Checks the gates the bundle passed: one that it did not pass would have stopped it.
     void check_gates() const {
+        if (manifest_.gates.size() > max_gates) {
+            throw value_error("gates", at_most(max_gates))
+                .got(std::to_string(manifest_.gates.size()));
+        }
         std::set<std::pair<std::string_view, std::string_view>> seen;
         for (std::size_t index = 0; index < manifest_.gates.size(); ++index) {
             const GateRecord& gate = manifest_.gates[index];

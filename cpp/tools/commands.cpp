@@ -65,14 +65,22 @@ std::string outside_of(const Target& target) {
            " on the device; outside it are " + names;
 }
 
-/// The id of the target that a record was taken on.
-std::string id_of(const Manifest& manifest, const std::string& digest) {
+const Target* target_of(const Manifest& manifest, const std::string& digest) {
     const auto found = std::find_if(manifest.targets.begin(), manifest.targets.end(),
                                     [&](const Target& t) { return t.target_digest == digest; });
-    if (found == manifest.targets.end()) {
-        return "";
-    }
-    return found->id + (is_by_double(*found) ? "; " + std::string(by_double) : "");
+    return found == manifest.targets.end() ? nullptr : &*found;
+}
+
+/// The id of the target that a record was taken on.
+std::string id_of(const Manifest& manifest, const std::string& digest) {
+    const Target* target = target_of(manifest, digest);
+    return target == nullptr ? "" : target->id;
+}
+
+/// What is said at the end of whatever was measured on a target of the double.
+std::string of_double(const Manifest& manifest, const std::string& digest) {
+    const Target* target = target_of(manifest, digest);
+    return target != nullptr && is_by_double(*target) ? ", " + std::string(by_double) : "";
 }
 
 std::string told(const Manifest& manifest, const AccuracyRecord& record) {
@@ -85,7 +93,8 @@ std::string told(const Manifest& manifest, const AccuracyRecord& record) {
     if (record.dataset.missing != 0) {
         line += ", " + std::to_string(record.dataset.missing) + " missing";
     }
-    return line + " (" + id_of(manifest, record.target_digest) + ", " + record.created + ")";
+    return line + " (" + id_of(manifest, record.target_digest) + ", " + record.created + ")" +
+           of_double(manifest, record.target_digest);
 }
 
 std::string told(const Manifest& manifest, const PerformanceRecord& record) {
@@ -94,7 +103,8 @@ std::string told(const Manifest& manifest, const PerformanceRecord& record) {
     return formatted("%.2f", record.fps) + " images a second:" + invalid + " " + record.boundary +
            ", " + record.scenario + ", batch " + std::to_string(record.batch_size) + ", " +
            record.protocol + ", " + record.processor + " (" +
-           id_of(manifest, record.target_digest) + ", " + record.created + ")";
+           id_of(manifest, record.target_digest) + ", " + record.created + ")" +
+           of_double(manifest, record.target_digest);
 }
 
 std::string told(const LevelRecord& level) {
@@ -118,10 +128,15 @@ std::vector<std::string> measured(const Manifest& manifest) {
     }
     for (const auto& gate : manifest.gates) {
         lines.push_back(gate.verdict + ": " + gate.require + " of " +
-                        id_of(manifest, gate.target_digest) + ": " + gate.reason);
+                        id_of(manifest, gate.target_digest) + ": " + gate.reason +
+                        of_double(manifest, gate.target_digest));
+    }
+    std::string of_levels;
+    for (const auto& level : manifest.levels) {
+        of_levels += level.chosen ? of_double(manifest, level.target_digest) : "";
     }
     for (const auto& level : manifest.levels) {
-        lines.push_back(told(level));
+        lines.push_back(told(level) + of_levels);
     }
     if (lines.empty()) {
         lines.emplace_back("nothing: no accuracy and no speed is claimed");

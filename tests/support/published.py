@@ -101,7 +101,7 @@ def forge(bundle: Path, kind: str, change: Callable[[Evidence], object]) -> None
     path = record[name]
     evidence = json.loads((bundle / path).read_bytes())
     change(evidence)
-    data = json.dumps(evidence).encode()
+    data = (json.dumps(evidence, separators=(",", ":")) + "\n").encode("ascii")
     _, forged = _record(read_measurement(data, path), data, whole["model"]["gflop"])
     assert forged[name] == replace_evidence(bundle, path, data)
     reseal(bundle, lambda whole: whole[kind].__setitem__(0, forged))
@@ -109,6 +109,7 @@ def forge(bundle: Path, kind: str, change: Callable[[Evidence], object]) -> None
 
 def replace_evidence(bundle: Path, path: str, data: bytes) -> str:
     """Put other evidence in the place of what lies at ``path``; return the name it has to have."""
+    data = (json.dumps(json.loads(data), separators=(",", ":")) + "\n").encode("ascii")
     name = f"{path.partition('-')[0]}-{sha256(data)[:12]}.json"
     (bundle / path).unlink()
     (bundle / name).write_bytes(data)

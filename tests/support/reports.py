@@ -42,6 +42,9 @@ _BYTES_SAY = ("weights", "inputs", "outputs", "artifacts")
 """Fields that the other files of a bundle must agree with, or it does not open."""
 
 
+_GATES = ("top1>=50.0", "fps>=50.0")
+
+
 def page_of(
     bundles: Sequence[Path],
     folder: Path,
@@ -199,7 +202,8 @@ def add_gates_and_levels(bundle: Path) -> None:
         levels.append(_level(number, record, chosen=False))
     levels.append(_level(target.optim_level, ships.model_dump(), chosen=True))
     facts = _facts(ships.model_dump(), seen.model_dump())
-    gates = [_gate(text, target.target_digest, facts) for text in ("top1>=50.0", "fps>=50.0")]
+    gates = [_gate(text, target.target_digest, facts) for text in _GATES]
+    levels[-1].update(gates=gates, predictions=seen.predictions)
     reseal(bundle, lambda whole: whole.update(gates=gates, levels=levels))
 
 
@@ -283,7 +287,7 @@ def _level(number: int, record: Document, *, chosen: bool) -> Document:
     return {
         "optim_level": number,
         **{name: record[name] for name in same},
-        "gates": [_gate("fps>=50.0", record["target_digest"], _facts(record))],
+        "gates": [_gate(text, record["target_digest"], _facts(record)) for text in _GATES],
         "predictions": None,
         "chosen": chosen,
     }

@@ -764,11 +764,43 @@ def _commas() -> Iterator[Vector]:
     yield Vector("commas-as-many-as-may-be", most, "E_MANIFEST_NOT_OBJECT")
     yield Vector("commas-one-too-many", most[:-1] + b",0]", "E_MANIFEST_TOO_LARGE")
     yield Vector("commas-too-many-and-unclosed", most[:-1] + b",,", "E_MANIFEST_TOO_LARGE")
+    brackets = b"[" + b"{}," * (2**12 - 2) + b"{}]"
+    yield Vector("brackets-as-many-as-may-be", brackets, "E_MANIFEST_NOT_OBJECT")
+    yield Vector("brackets-one-too-many", brackets[:-1] + b",{}]", "E_MANIFEST_TOO_LARGE")
+
+
+def _what_is_measured() -> Iterator[Vector]:
+    field = "targets[0].files"
+    for name, files in (
+        ("the-graph-alone", ["model.onnx"]),
+        ("the-weights-alone", ["model.ts"]),
+        ("another-order", ["model.ts", "model.onnx"]),
+    ):
+        data = _changed(field, files)
+        yield Vector(f"onnxruntime-target-of-{name}", data, "E_MANIFEST_VALUE", field)
+    field = "targets[1].files"
+    for name, files in (("the-graph", ["model.onnx"]), ("both", ["model.onnx", "model.ts"])):
+        data = _changed(field, files)
+        yield Vector(f"torchscript-target-of-{name}", data, "E_MANIFEST_VALUE", field)
+    document = whole_document()
+    index = next(i for i, a in enumerate(document["artifacts"]) if a["role"] == "measurement")
+    for size, code in ((2**28, ""), (2**28 + 1, "E_MANIFEST_VALUE")):
+        chunks = ["0" * 64] * -(-size // 2**24)
+        put(document, f"artifacts[{index}].size", size)
+        put(document, f"artifacts[{index}].chunks", chunks)
+        name = f"evidence-of-{size}-bytes"
+        yield Vector(name, seal(document), code, f"artifacts[{index}].size" if code else "")
+    for count, code in ((64, ""), (65, "E_MANIFEST_VALUE")):
+        document = whole_document()
+        gate = document["gates"][0]
+        texts = [f"fps>={number}.0" for number in range(count)]
+        document["gates"] = [{**gate, "require": text} for text in texts]
+        yield Vector(f"gates-{count}", seal(document), code, "gates" if code else "")
 
 
 CASES = (
     *(_right, _json, _format, _types, _values, _paths, _structure, _records, _digests),
     *(_ranges, _measured, _gates, _levels, _devices, _doubles, _threads, _tolerances),
-    *(_names, _batches, _commas),
+    *(_names, _batches, _commas, _what_is_measured),
 )
 """Each a function that yields vectors; they are numbered, so that a new one comes last."""

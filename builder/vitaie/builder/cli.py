@@ -5,9 +5,9 @@
 import importlib.util
 import shlex
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional, Union
 
 import typer
 
@@ -49,14 +49,14 @@ from vitaie.runtime._journal import Interrupted
 from vitaie.runtime._torchscript import need_room
 
 if TYPE_CHECKING:
-    from vitaie.builder.compile import Compared, DeviceOptions
+    from vitaie.builder.build import Built
+    from vitaie.builder.compile import Compared, Compiled, DeviceOptions
     from vitaie.builder.gate import Judgement
     from vitaie.builder.measure import Wanted
     from vitaie.manifests.card import Profile
     from vitaie.manifests.manifest import Manifest
     from vitaie.manifests.outputs import CompiledTargetOutput
     from vitaie.runtime._ascend import Precision
-    from vitaie.runtime._verify import Verdict
 
 _PROFILES: dict[str, "Profile"] = {"timm": "timm", "modelzoo": "modelzoo"}
 _LOOK = "What is lacking here says: vitaie-build doctor"
@@ -266,7 +266,7 @@ def bundle(
     _say_measured(built.manifest, quiet)
     suggest(quiet, "vitaie", "verify", built.path)
     if as_json:
-        print_json(BundleOutput(**_measured_fields(built.path, built.verdict, built.compared)))
+        print_json(BundleOutput(**_measured_fields(built)))
     else:
         print(built.path)
 
@@ -283,11 +283,15 @@ def _wanted(
     if skip_measure and data is None and not require:
         return None
     from vitaie.builder.measure import Wanted
+    from vitaie.manifests.checks import MAX_GATES
     from vitaie.manifests.gates import ask_gate
 
     if labels is not None and data is None:
         raise InputError("E_ARGUMENT", "--labels", expected="a dataset with it: --data DIR")
     gates = tuple(dict.fromkeys(ask_gate(text) for text in require or ()))
+    if len(gates) > MAX_GATES:
+        expected = f"at most {MAX_GATES} gates"
+        raise InputError("E_ARGUMENT", "--require", expected=expected, got=len(gates))
     return Wanted(
         data=data,
         labels=labels,
@@ -313,15 +317,13 @@ def _say_measured(manifest: "Manifest", quiet: bool) -> None:
         say(line, quiet)
 
 
-def _measured_fields(
-    path: Path, verdict: "Verdict", compared: "Sequence[Compared]"
-) -> dict[str, Any]:
-    """Return what is said of a version that was verified, measured and gated."""
-    manifest = verdict.manifest
+def _measured_fields(done: "Union[Built, Compiled]") -> dict[str, Any]:
+    """Return what is said of a version that was verified, and after that measured and gated."""
+    manifest = done.manifest
     return {
-        **_version_fields(path, manifest),
-        "claims": claims_output(path, verdict),
-        "compiled": [_compiled_target(each) for each in compared],
+        **_version_fields(done.path, manifest),
+        "claims": claims_output(done.path, done.verdict),
+        "compiled": [_compiled_target(each) for each in done.compared],
         "accuracy": list(manifest.accuracy),
         "performance": list(manifest.performance),
         "gates": list(manifest.gates),
@@ -389,7 +391,7 @@ def compile_command(
     _say_measured(done.manifest, quiet)
     suggest(quiet, "vitaie", "verify", as_given(done.path, bundle))
     if as_json:
-        print_json(CompileOutput(**_measured_fields(done.path, done.verdict, done.compared)))
+        print_json(CompileOutput(**_measured_fields(done)))
     else:
         print(done.path)
 

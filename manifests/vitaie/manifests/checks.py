@@ -41,6 +41,12 @@ _PLACES = {
 }
 _ALWAYS_THERE = ("torchscript", "onnx", "labels")
 _BASE_TARGETS = (("onnxruntime", "cpu", "fp32"), ("torchscript", "cpu", "fp32"))
+_CPU_FILES = {"onnxruntime": ("model.onnx", "model.ts"), "torchscript": ("model.ts",)}
+"""All that each engine loads: a digest over less would not say which weights were measured."""
+
+MAX_GATES = 64
+"""Of a manifest: each is judged again by whoever audits it."""
+
 _RESIZE_MODES = {"timm": "shorter_side", "modelzoo": "square"}
 
 
@@ -90,6 +96,9 @@ def _artifact_faults(manifest: Contents) -> Iterator[Fault]:
             yield Fault("E_MANIFEST_VALUE", f"{field}.path", expected, artifact.path)
         chunks = -(-artifact.size // digests.CHUNK_SIZE)
         expected_chunks = chunks if artifact.size > digests.CHUNKED_ABOVE else 0
+        if artifact.role == "measurement" and artifact.size > devices.MAX_RECORD_BYTES:
+            expected = f"at most {devices.MAX_RECORD_BYTES} bytes of evidence"
+            yield Fault("E_MANIFEST_VALUE", f"{field}.size", expected, artifact.size)
         if len(artifact.chunks) != expected_chunks:
             yield Fault(
                 "E_MANIFEST_CHUNKS", f"{field}.chunks", expected_chunks, len(artifact.chunks)
@@ -173,6 +182,9 @@ def _device_faults(field: str, target: Target) -> Iterator[Fault]:
         if target.precision != "fp32":
             yield Fault("E_MANIFEST_VALUE", f"{field}.precision", "fp32", target.precision)
         yield from _id_faults(f"{field}.id", target)
+        if target.files != _CPU_FILES[target.backend]:
+            expected = " and ".join(_CPU_FILES[target.backend])
+            yield Fault("E_MANIFEST_VALUE", f"{field}.files", expected, " and ".join(target.files))
         yield from _tolerance_faults(f"{field}.tolerance", target)
         return
     if len(target.batch_sizes) != 1:
@@ -356,6 +368,8 @@ def _batch_faults(field: str, record: PerformanceRecord | LevelRecord) -> Iterat
 
 def _gate_faults(manifest: Contents, targets: set[str]) -> Iterator[Fault]:
     """Judge the gates the bundle passed: one that it did not pass would have stopped it."""
+    if len(manifest.gates) > MAX_GATES:
+        yield Fault("E_MANIFEST_VALUE", "gates", f"at most {MAX_GATES}", len(manifest.gates))
     seen: set[tuple[str, str]] = set()
     for index, gate in enumerate(manifest.gates):
         field = f"gates[{index}]"

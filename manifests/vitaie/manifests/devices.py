@@ -8,6 +8,9 @@ MAX_THREADS = 1024
 MAX_BATCH = 1024
 """Images that an engine is given at once."""
 
+MAX_RECORD_BYTES = 2**28
+"""Of the evidence of one measurement: every image of ImageNet's training set has its row."""
+
 PACKAGES = ("mindietorch", "torch_aie")
 """The names of the Ascend device's package, the newer one first."""
 

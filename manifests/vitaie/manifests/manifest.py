@@ -39,8 +39,8 @@ from vitaie.manifests.strict_json import parse_object
 
 FORMAT = "vitaie-bundle"
 MAX_MANIFEST_BYTES = 2**20
-MAX_MANIFEST_COMMAS = 2**15
-"""Outside of strings. A manifest of 1 MiB, with a line for each value, has no more."""
+MOST = {"commas": 2**15, "brackets": 2**12}
+"""Outside of strings. A manifest of 1 MiB, with a line for each value, has hardly more."""
 
 _PLACEHOLDER = "0" * 64
 _OUTSIDE_CONTENT = (
@@ -137,7 +137,7 @@ def preprocess_digest(preprocess: Preprocess) -> str:
 
 
 def _parsed(data: bytes, where: str) -> dict[str, Any]:
-    return parse_object(data, where=where, limit=MAX_MANIFEST_BYTES, max_commas=MAX_MANIFEST_COMMAS)
+    return parse_object(data, where=where, limit=MAX_MANIFEST_BYTES, most=MOST)
 
 
 def _check_format(document: dict[str, Any], where: str) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Optional, TypeVar, Union
 
 from pydantic import Field, ValidationError
 
+from vitaie.manifests.devices import MAX_RECORD_BYTES as MAX_RECORD_BYTES
 from vitaie.manifests.errors import InputError
 from vitaie.manifests.fields import (
     BatchSize,
@@ -42,9 +43,8 @@ from vitaie.manifests.statistics import (
 from vitaie.manifests.strict_json import parse_object
 
 FORMAT_VERSION = 1
-MAX_RECORD_BYTES = 2**28
-MAX_RECORD_FIELDS = 2**12
-"""Named fields, of all objects; 64 runs have 448, and each package is one."""
+MOST = {"colons": 2**12, "braces": 2**7}
+"""Named fields, of which 64 runs have 448 and each package is one, and objects."""
 
 MINIMUM = {"quick": (10.0, 64, 1), "full": (60.0, 662, 5)}
 """Of each protocol: seconds of each run, calls of all together, runs."""
@@ -182,8 +182,9 @@ def read_measurement(data: bytes, where: str) -> Measurement:
         InputError: ``E_RECORD`` with the field at fault.
         ManifestError: It is no strict JSON.
     """
-    document = parse_object(data, where=where, limit=MAX_RECORD_BYTES, max_colons=MAX_RECORD_FIELDS)
+    document = parse_object(data, where=where, limit=MAX_RECORD_BYTES, most=MOST)
     kind = document.get("format")
+    del document  # as large as what is made of the same bytes next
     if not isinstance(kind, str) or kind not in _MODELS:
         raise InputError("E_RECORD", where, field="format", expected=" or ".join(_MODELS), got=kind)
     try:
@@ -211,6 +212,8 @@ def faults(measurement: Measurement) -> Iterator[tuple[str, str]]:
     else:
         for index, run in enumerate(measurement.runs):
             yield from _run_faults(f"runs[{index}]", run)
+            if any(run.start_ns == other.start_ns for other in measurement.runs[:index]):
+                yield f"runs[{index}].start_ns", "times of its own, no earlier run's"
         if measurement.scenario == "single_stream" and measurement.batch_size != 1:
             yield "batch_size", "1 for single_stream"
         if measurement.honesty.differing > measurement.honesty.checked:

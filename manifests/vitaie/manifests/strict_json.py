@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional, Union, cast
 
 from vitaie.manifests.errors import ManifestError
@@ -22,8 +23,23 @@ MAX_INT = 2**53 - 1
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _BAD_CHARACTER = re.compile("[\x00\ud800-\udfff]")
-_SUSPICIOUS = re.compile(r"[:,\[\s]-?[0-9]{16}|\\u(0000|[dD][89a-fA-F])")
+_LARGER = "|".join(
+    f"{str(MAX_INT)[:place]}[{int(digit) + 1}-9]" + f"[0-9]{{{len(str(MAX_INT)) - 1 - place}}}"
+    for place, digit in enumerate(str(MAX_INT))
+    if digit != "9"
+)
+_HALF = (
+    r"[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    r"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u)[dD][c-fC-F]"
+)
+_SUSPICIOUS = re.compile(rf"[:,\[\s]-?([0-9]{{17}}|{_LARGER})|\\u(0000|{_HALF})")
 """Where a text may hold too large an integer, NUL or half a character: there is no other way."""
+
+_MAX_WALKED = 2**22
+"""Bytes of a text in which the place of a fault is looked for: its walk takes 40 times as many."""
+
+SIGNS = {"commas": (b",",), "colons": (b":",), "braces": (b"{",), "brackets": (b"[", b"{")}
+"""What is counted outside of strings, by name."""
 
 
 class _Pairs(list[tuple[str, Any]]):
@@ -41,8 +57,7 @@ def parse_object(
     *,
     where: str,
     limit: int,
-    max_commas: Optional[int] = None,
-    max_colons: Optional[int] = None,
+    most: Optional[Mapping[str, int]] = None,
 ) -> dict[str, Any]:
     """Return the JSON object in ``data``, in time linear in its length.
 
@@ -53,12 +68,11 @@ def parse_object(
         data: The text, in UTF-8.
         where: What errors call it.
         limit: How many bytes it may have.
-        max_commas: How many commas outside of strings: what bounds the values, each of which
-            may be a fault that takes as much memory as a page of JSON.
-        max_colons: How many colons outside of strings: what bounds the named fields.
+        most: How many of each sign there may be outside of strings, by its name in ``SIGNS``: what
+            bounds the faults, each of which takes as much memory as a page of JSON.
 
     Raises:
-        ManifestError: For more bytes, commas or colons than that, a byte order mark, invalid
+        ManifestError: For more bytes or signs than that, a byte order mark, invalid
             UTF-8, more or less than one JSON value, a duplicate key, a number that is not finite
             or an integer outside ±(2^53 - 1), a NUL or a lone surrogate in a string, or nesting
             deeper than 16.
@@ -70,16 +84,19 @@ def parse_object(
     text = _decode(data, where)
     outside = _outside_strings(data)
     _check_depth(outside, where)
-    for sign, name, most in ((b",", "commas", max_commas), (b":", "colons", max_colons)):
-        found = outside.count(sign)
-        if most is not None and found > most:
+    for name, limit_of in (most or {}).items():
+        found = sum(map(outside.count, SIGNS[name]))
+        if found > limit_of:
             raise ManifestError(
-                "E_MANIFEST_TOO_LARGE", where, expected=f"at most {most} {name}", got=found
+                "E_MANIFEST_TOO_LARGE", where, expected=f"at most {limit_of} {name}", got=found
             )
     del outside
     plain = _parse_plain(text)
     if plain is not None:
         return plain
+    if len(data) > _MAX_WALKED:
+        got = "a fault whose place is not looked for in so large a text"
+        raise ManifestError("E_MANIFEST_JSON", where, got=got)
     parsed = _parse(text, where)
     try:
         value = _plain(parsed)

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Optional, Union, cast
 
 from vitaie.manifests.card import Architecture
 from vitaie.manifests.errors import BundleError, InputError, ManifestError, VitaieError
-from vitaie.manifests.gates import facts_of, judge, parse_gate
-from vitaie.manifests.levels import choose_level
+from vitaie.manifests.gates import OF_SPEED, facts_of, judge, parse_gate
+from vitaie.manifests.levels import level_that_ships
+from vitaie.manifests.manifest import preprocess_digest
 from vitaie.manifests.measurement import (
     AccuracyMeasurement,
     Measurement,
@@ -26,7 +26,7 @@ from vitaie.manifests.measurement import (
     read_measurement,
 )
 from vitaie.runtime._environment import peak_of
-from vitaie.runtime._evidence import check_fit, dataset_digest, name_of, record_of
+from vitaie.runtime._evidence import check_kept, dataset_digest, record_of
 from vitaie.runtime._goldens import golden_facts
 from vitaie.runtime._model import DOUBLE
 
@@ -45,6 +45,9 @@ Scalar = Union[None, bool, int, float, str]
 
 _ROUNDING = 1e-9
 """By how much two figures may differ, of themselves: other machines' libraries round otherwise."""
+
+_TRIED = 8
+"""Records of a target that a gate is judged by: what it was published with is the first."""
 
 _GFLOP_ALLOWED = 0.02
 """Of the matrix products' count: published figures count the small operations too."""
@@ -76,18 +79,18 @@ class Judged(NamedTuple):
         record: What a manifest may say of it, but for the name of the file.
         own: Claims that the evidence makes of itself, with what its rows come to.
         peak_fps: Images a second that the hardware cannot exceed, when that is known.
-        name: Where the file lies in a bundle.
+        setting: What it was measured with, by field.
     """
 
     subject: Subject
     record: dict[str, Any]
     own: tuple[tuple[str, Scalar, Scalar], ...]
     peak_fps: Optional[float]
-    name: str
+    setting: dict[str, Scalar]
 
 
-Kept = dict[tuple[str, str], Union[Judged, str]]
-"""What was judged before, by the digests of the file and of the bundle; versions share evidence."""
+Kept = dict[tuple[str, str, str], Union[Judged, str]]
+"""What was judged before, by the file's digest and path and the bundle's contents."""
 
 
 def audit(bundle: Bundle, kept: Kept | None = None) -> Iterator[Finding]:
@@ -228,14 +231,14 @@ class _Auditor:
     def _judged(self, path: str) -> Union[Judged, str]:
         """Return what evidence comes to, or why it comes to nothing."""
         digest = self._manifest.artifact(path).sha256
-        key = (digest, self._manifest.content_digest)
+        key = (digest, path, self._manifest.content_digest)
         if key not in self._kept:
             try:
                 data = self._bundle.read(path).tobytes()
                 self._bundle.release(path)
                 measurement = read_measurement(data, path)
-                check_fit(self._manifest, measurement, path)
-                self._kept[key] = _judge(self._manifest, measurement, digest)
+                check_kept(self._manifest, measurement, data, path)
+                self._kept[key] = _judge(self._manifest, measurement)
             except BundleError as error:  # the file, which another bundle may have whole
                 return _told(error)
             except (InputError, ManifestError) as error:
@@ -246,9 +249,6 @@ class _Auditor:
         digest = self._manifest.artifact(path).sha256
         if isinstance(judged, str):
             return Finding(field, digest, None, "does not follow", judged)
-        if judged.name != path:
-            why = "evidence is named by its kind and its sha256"
-            return Finding(field, path, judged.name, "does not follow", why)
         return Finding(field, digest, digest, "follows", f"the bytes of {path}")
 
     def _bound(self, field: str, judged: Judged) -> Iterator[Finding]:
@@ -260,6 +260,9 @@ class _Auditor:
         ids = [t.id for t in manifest.targets if t.target_digest == subject.target_digest]
         if ids:  # a level that was not chosen is no target
             yield _compare(f"{field}.subject.target", ids[0], subject.target, "the evidence")
+            claim, digest = f"{field}.subject.preprocess_digest", subject.preprocess_digest
+            here = preprocess_digest(manifest.preprocess)
+            yield _compare(claim, here, digest, "the evidence")
         claim, here = f"{field}.subject.content_digest", manifest.content_digest
         if subject.content_digest == here:
             yield Finding(claim, here, here, "follows", "the evidence")
@@ -278,18 +281,28 @@ class _Auditor:
     ) -> Iterator[Finding]:
         """Judge a gate again by the evidence; of several records of a target it may be any."""
         published = f"{gate.verdict}: {gate.require}: {gate.reason}"
-        accuracies, speeds = self._records_of(predictions), self._records_of(latencies)
-        outcomes = [
-            str(judge(parse_gate(gate.require), facts_of(accuracy, speed)))
-            for accuracy, speed in product(accuracies, speeds)
-        ]
-        recomputed = published if published in outcomes else outcomes[0]
+        wanted = parse_gate(gate.require)
+        of_speed = wanted.metric in OF_SPEED
+        recomputed = ""
+        for record in self._records_of(latencies if of_speed else predictions):
+            facts = facts_of(None, record) if of_speed else facts_of(record, None)
+            outcome = str(judge(wanted, facts))
+            recomputed = recomputed or outcome
+            if outcome == published:
+                recomputed = outcome
+                break
         yield _compare(field, published, recomputed, "the evidence of its target")
 
-    def _records_of(self, paths: Sequence[Optional[str]]) -> list[Optional[dict[str, Any]]]:
-        """Return what each file of evidence comes to; one None where there is nothing."""
-        judged = [self._judged(path) for path in paths if path is not None]
-        return [each.record for each in judged if isinstance(each, Judged)] or [None]
+    def _records_of(self, paths: Sequence[Optional[str]]) -> Iterator[Optional[dict[str, Any]]]:
+        """Yield what each file of evidence comes to, of a few; one None where there is nothing."""
+        found = False
+        for path in list(dict.fromkeys(path for path in paths if path is not None))[:_TRIED]:
+            judged = self._judged(path)
+            if isinstance(judged, Judged):
+                found = True
+                yield judged.record
+        if not found:
+            yield None
 
     def _level(self, field: str, level: LevelRecord) -> Iterator[Finding]:
         judged = self._judged(level.latencies)
@@ -300,7 +313,9 @@ class _Auditor:
             recomputed = {name: judged.record[name] for name in names}
             yield from _compare_all(field, published, recomputed, level.latencies)
             yield from self._bound(f"{field}.latencies", judged)
-            yield from self._named(field, level, judged.subject)
+            yield from self._named(f"{field}.latencies", level, judged.subject)
+            yield from self._alike(f"{field}.latencies", judged, self._ships.latencies)
+            yield from self._placed(f"{field}.latencies", judged)
         if level.predictions is not None:
             accuracy = self._judged(level.predictions)
             yield self._evidence(f"{field}.predictions", level.predictions, accuracy)
@@ -309,6 +324,15 @@ class _Auditor:
                 claim = f"{field}.predictions.subject.target_digest"
                 yield _compare(claim, level.target_digest, digest, "the evidence")
                 yield from self._bound(f"{field}.predictions", accuracy)
+                yield from self._named(f"{field}.predictions", level, accuracy.subject)
+                yield from self._alike(f"{field}.predictions", accuracy, self._ships.predictions)
+        asked = [
+            gate.require
+            for gate in self._manifest.gates
+            if gate.target_digest == self._ships.target_digest
+        ]
+        claim, found = f"{field}.gates", [gate.require for gate in level.gates]
+        yield _compare(claim, "; ".join(found), "; ".join(asked), "the gates of what ships")
         for number, gate in enumerate(level.gates):
             place = f"{field}.gates[{number}]"
             yield from self._gate(place, gate, [level.predictions], [level.latencies])
@@ -318,23 +342,42 @@ class _Auditor:
         manifest = self._manifest
         if any(target.target_digest == subject.target_digest for target in manifest.targets):
             return
-        chosen = next(each.target_digest for each in manifest.levels if each.chosen)
         for target in manifest.targets:
-            if target.target_digest == chosen:
+            if target.target_digest == self._ships.target_digest:
                 other = target.model_copy(update={"optim_level": level.optim_level})
-                claim, why = f"{field}.latencies.subject.target", "the chosen target's name"
+                claim, why = f"{field}.subject.target", "the chosen target's name"
                 yield _compare(claim, subject.target, other.implied_id, why)
+
+    @property
+    def _ships(self) -> LevelRecord:
+        return next(level for level in self._manifest.levels if level.chosen)
+
+    def _alike(self, field: str, judged: Judged, path: Optional[str]) -> Iterator[Finding]:
+        """Compare what a level was measured with, and what the level that ships was."""
+        ships = None if path is None else self._judged(path)
+        if isinstance(ships, Judged) and ships is not judged:
+            for name, published in judged.setting.items():
+                why = "as the level that ships was measured"
+                yield _compare(f"{field}.{name}", published, ships.setting[name], why)
+
+    def _placed(self, field: str, judged: Judged) -> Iterator[Finding]:
+        devices = {t.target_digest: t.device for t in self._manifest.targets}
+        if devices.get(self._ships.target_digest) == "cpu":
+            claim, share = f"{field}.placement", judged.record["placement"]
+            yield _compare(claim, share, 1.0, "every operator of a CPU's target is on the CPU")
 
     def _choice(self, levels: Sequence[LevelRecord]) -> Iterator[Finding]:
         chosen = next(level.optim_level for level in levels if level.chosen)
-        best = choose_level(levels)
-        why = "the lowest level within 5% of the fastest that is VALID and passes its gates"
+        best = level_that_ships(levels)
+        why = (
+            "the lowest level within 5% of the fastest that is VALID and passes its gates, "
+            "evaluated in turn"
+        )
         right = None if best is None else best.optim_level
         yield _compare("levels.chosen", chosen, right, why)
 
 
-def _judge(manifest: Manifest, measurement: Measurement, digest: str) -> Judged:
-    name = name_of(measurement, digest)
+def _judge(manifest: Manifest, measurement: Measurement) -> Judged:
     record = record_of(manifest, measurement, "")
     if isinstance(measurement, AccuracyMeasurement):
         identity = dataset_digest(measurement)
@@ -343,11 +386,29 @@ def _judge(manifest: Manifest, measurement: Measurement, digest: str) -> Judged:
         own: tuple[tuple[str, Scalar, Scalar], ...] = (
             ("dataset_digest", measurement.dataset_digest, identity),
         )
-        return Judged(measurement.subject, record, own, None, name)
+        return Judged(measurement.subject, record, own, None, _setting(measurement, record))
     del record["latencies"]
     peak = peak_of(measurement)
     peak_fps = None if peak is None else 1000 * peak / manifest.model.gflop
-    return Judged(measurement.subject, record, (), peak_fps, name)
+    return Judged(measurement.subject, record, (), peak_fps, _setting(measurement, record))
+
+
+def _setting(measurement: Measurement, record: Mapping[str, Any]) -> dict[str, Scalar]:
+    """Return what two measurements must have in common to be compared."""
+    environment = measurement.environment
+    packages = sorted(environment.packages.items())
+    setting: dict[str, Scalar] = {
+        "subject.name": measurement.subject.name,
+        "subject.preprocess_digest": measurement.subject.preprocess_digest,
+        "batch_size": measurement.batch_size,
+        "threads": measurement.threads,
+        "environment.processor": environment.processor,
+        "environment.features": " ".join(environment.features),
+        "environment.packages": ", ".join(" ".join(each) for each in packages),
+    }
+    if isinstance(measurement, AccuracyMeasurement):
+        return {**setting, "dataset.digest": record["dataset"]["digest"]}
+    return {**setting, "inputs.digest": measurement.inputs.digest, "protocol": measurement.protocol}
 
 
 def _once(field: str, path: str, before: Sequence[str]) -> Iterator[Finding]:

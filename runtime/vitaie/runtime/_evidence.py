@@ -93,7 +93,8 @@ def kept_measurement(bundle: Bundle, path: str, target_digest: str) -> Measureme
     bundle.release(path)
     try:
         measurement = _parsed(data, str(where))
-        check_fit(bundle.manifest, measurement, where)
+        check_kept(bundle.manifest, measurement, data, path)
+        _check_names(bundle.manifest, measurement, where)
     except InputError as error:
         raise BundleError(
             "E_BUNDLE_EVIDENCE", where, field=error.field, expected=error.expected, got=error.got
@@ -102,10 +103,40 @@ def kept_measurement(bundle: Bundle, path: str, target_digest: str) -> Measureme
     if got != target_digest:
         field = "subject.target_digest"
         raise BundleError("E_BUNDLE_EVIDENCE", where, field=field, expected=target_digest, got=got)
-    if name_of(measurement, sha256(data)) != path:
-        expected = name_of(measurement, sha256(data))
-        raise BundleError("E_BUNDLE_EVIDENCE", where, expected=expected, got=path)
     return measurement
+
+
+def check_kept(manifest: Manifest, measurement: Measurement, data: bytes, path: str) -> None:
+    """Refuse what no command put into a bundle: other bytes of the same, or under another name.
+
+    Raises:
+        InputError: ``E_RECORD``.
+    """
+    check_fit(manifest, measurement, path)
+    if to_bytes(measurement) != data:
+        raise InputError("E_RECORD", path, expected="its bytes as vitaie-build attach writes them")
+    expected = name_of(measurement, sha256(data))
+    if expected != path:
+        raise InputError("E_RECORD", path, expected=expected, got=path)
+
+
+def _check_names(manifest: Manifest, measurement: Measurement, where: object) -> None:
+    """Refuse evidence that names another target, bundle or preprocessing than its digest's."""
+    subject = measurement.subject
+    for target in manifest.targets:
+        if target.target_digest == subject.target_digest:
+            for name, got, expected in (
+                ("name", subject.name, manifest.name),
+                ("target", subject.target, target.id),
+                (
+                    "preprocess_digest",
+                    subject.preprocess_digest,
+                    preprocess_digest(manifest.preprocess),
+                ),
+            ):
+                if got != expected:
+                    field = f"subject.{name}"
+                    raise InputError("E_RECORD", where, field=field, expected=expected, got=got)
 
 
 def check_subject(manifest: Manifest, measurement: Measurement, where: object) -> None:
@@ -137,13 +168,17 @@ def check_fit(manifest: Manifest, measurement: Measurement, where: object) -> No
     Raises:
         InputError: ``E_RECORD`` with the field.
     """
+    digest = measurement.subject.target_digest
+    targets = [target for target in manifest.targets if target.target_digest == digest]
     if isinstance(measurement, AccuracyMeasurement):
         _check_classes(manifest.model.classes, measurement, where)
+        images = measurement.images
+        is_source = any(each.backend == "torchscript" for each in targets)
+        if is_source and images.source not in (None, images.target):
+            expected = "the target's own, which is the source model"
+            raise InputError("E_RECORD", where, field="images.source", expected=expected)
         return
-    digest = measurement.subject.target_digest
-    for target in manifest.targets:
-        if target.target_digest != digest:
-            continue
+    for target in targets:
         if measurement.placement != target.placement:
             share, got = target.placement, measurement.placement
             raise InputError("E_RECORD", where, field="placement", expected=share, got=got)

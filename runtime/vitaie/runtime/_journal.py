@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Optional, Union
 
 from vitaie.manifests.errors import DiskError, InputError, StoreError
+from vitaie.manifests.strict_json import MAX_INT
 from vitaie.runtime._files import disk_error, disk_errors
 
 MAGIC = b"vitaie-journal 1\n"
@@ -296,7 +297,7 @@ def read(file: BinaryIO, where: object) -> Contents:
             else:
                 number, *rows = document
                 blocks[int(number)] = tuple(map(_row, rows))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError, RecursionError):
             break
         end, checksum = end + len(line), following
     return _NOTHING if identity is None else Contents(identity, blocks, end, checksum)
@@ -326,5 +327,15 @@ def _row(value: Any) -> Row:
     size, sha256, target, source = value
     if not _SHA256.fullmatch(sha256):
         raise ValueError(sha256)
-    known = None if source is None else tuple(map(int, source))
-    return Row(int(size), sha256, tuple(map(int, target)), known)
+    seen, known = _classes(target), None if source is None else _classes(source)
+    if not 0 <= int(size) <= MAX_INT or (known is not None and len(known) != len(seen)):
+        raise ValueError("no row of an image")
+    return Row(int(size), sha256, seen, known)
+
+
+def _classes(value: Any) -> tuple[int, ...]:
+    """Return the first classes, the most probable first; ValueError for what no model gives."""
+    classes = tuple(map(int, value))
+    if len(set(classes)) != len(classes) or not all(0 <= each <= MAX_INT for each in classes):
+        raise ValueError("no first classes")
+    return classes
