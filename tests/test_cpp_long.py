@@ -44,6 +44,9 @@ def test_the_cpp_tests_pass_under_sanitizers(sanitized: Path) -> None:
 @pytest.mark.parametrize("name", ["bundle", "preprocess", "torchscript", "vectors"])
 def test_the_comparisons_with_python_pass_under_sanitizers(sanitized: Path, name: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-m", "not long", f"tests/test_cpp_{name}.py"]
+    # UndefinedBehaviorSanitizer opens a pipe to see whether an object can be read, and takes one
+    # that it cannot open for a fault of the object.
+    command += ["-k", "not too_many_open_files"]
     environment = {**os.environ, **HARD, "VITAIE_CPP_BUILD": str(sanitized)}
     subprocess.run(command, check=True, cwd=ROOT, env=environment)
 
