@@ -350,6 +350,7 @@ def test_an_npu_tensor_can_only_be_copied(aie: Any, use: str) -> None:
 def test_a_module_that_was_not_compiled_finds_no_numbers_in_an_npu_tensor(
     aie: Any, graph: Any
 ) -> None:
+    # torch documents no class for an operator that has no numbers to read.
     with pytest.raises((NotImplementedError, RuntimeError)):
         np.asarray(graph(images().to("npu:0")))
     del aie

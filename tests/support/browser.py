@@ -108,7 +108,7 @@ def _served(html: bytes, asked: list[str]) -> Generator[str, None, None]:
             self.end_headers()
             self.wfile.write(html)
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002, its name there
             del format, args
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -68,6 +68,7 @@ class Compiler:
     def __init__(self, profile: Profile) -> None:
         """Register the operators that compiled modules call."""
         self.profile = profile
+        # A profile has policies of its own, and mypy knows an enumeration by its literal members.
         self.PrecisionPolicy: Any = enum.Enum("PrecisionPolicy", profile.policies)  # type: ignore[misc]
         self._engines: dict[int, _Engine] = {}
         self._reason = ""

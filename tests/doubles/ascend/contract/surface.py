@@ -21,6 +21,7 @@ def offer(package: str, name: str) -> dict[str, Any]:
     tensors.activate()
     atexit.register(_end)
     npu = ModuleType(f"{package}.npu")
+    # A module made here has no attributes that a type checker knows: the package's are put in.
     npu.Stream, npu.stream = streams.Stream, streams.stream  # type: ignore[attr-defined]
     surface: dict[str, Any] = {
         "Input": compiler.input_class(),
@@ -37,6 +38,7 @@ def offer(package: str, name: str) -> dict[str, Any]:
         surface["TensorFormat"] = TensorFormat
     if profile.enums:
         enums = ModuleType(f"{package}.{profile.enums}")
+        # As above: the attribute is the package's.
         enums.PrecisionPolicy = compiler.PrecisionPolicy  # type: ignore[attr-defined]
         sys.modules[enums.__name__] = enums
         surface[profile.enums] = enums
