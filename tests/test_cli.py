@@ -300,6 +300,7 @@ def test_a_wrong_argument_is_2(cli: Cli, small_bundle: Path, tmp_path: Path) -> 
     for missing in (tmp_path / "nowhere.jpg", tmp_path):
         line = cli.fails("E_IMAGE_UNREADABLE", 2, *classify, missing)
         assert line.endswith(". Give the path of a JPEG or PNG file that may be read.")
+    cli.fails("E_ARGUMENT", 2, "verify", "")
     cli.fails("E_ARGUMENT", 2, *classify, CAT, "--top-k", "0")
     cli.fails("E_ARGUMENT", 2, *classify, CAT, "--threads", "0")
     cli.fails("E_TARGET_UNKNOWN", 2, *classify, CAT, "--target", "gpu")

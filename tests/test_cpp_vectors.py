@@ -26,7 +26,7 @@ from vitaie.manifests import digests
 from vitaie.manifests.errors import printable
 from vitaie.manifests.manifest import Manifest
 
-COUNT = 397
+COUNT = 404
 FOLDERS = sorted(VECTORS.iterdir())
 MUTATIONS = 20_000
 SAMPLE = 2_000

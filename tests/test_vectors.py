@@ -13,7 +13,7 @@ from tests.support.make_vectors import VECTORS, vectors
 from vitaie.manifests.errors import ManifestError, error_codes
 from vitaie.manifests.manifest import Manifest
 
-COUNT = 397
+COUNT = 404
 FOLDERS = sorted(VECTORS.iterdir())
 BEFORE_THE_BYTES = {"E_MANIFEST_MISSING"}  # there is no manifest to put into a vector
 

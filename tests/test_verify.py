@@ -452,7 +452,10 @@ def test_a_golden_that_is_not_its_own_logits_is_refused(
     bundle: Path, change: dict[str, Any]
 ) -> None:
     reseal(bundle, golden(lambda first: first.update(change)))
-    assert verify_refuses(bundle, "E_BUNDLE_GOLDEN").where.endswith("golden/00.npy")
+    error = verify_refuses(bundle, "E_BUNDLE_GOLDEN")
+    assert error.where.endswith("golden/00.npy")
+    assert error.field in change
+    assert error.expected == str(change[error.field])
 
 
 LOGITS = np.arange(5, dtype=np.float32)

@@ -265,8 +265,10 @@ std::string newest_version(const std::string& folder) {
 
 }  // namespace
 
-std::string locate(const std::string& path) {
-    const std::string folder = path.empty() ? "." : path;
+std::string locate(const std::string& folder) {
+    if (folder.empty()) {
+        throw Error(Code::E_ARGUMENT, "path").expected("a path").got("");
+    }
     if (folder.find('\0') != std::string::npos) {
         throw not_found(folder).got("a NUL in the path");
     }

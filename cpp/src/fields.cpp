@@ -47,13 +47,26 @@ bool is_path(std::string_view text) {
     }
 }
 
-/// Says whether `text` is two digits that make a number from `least` to `most`.
-bool is_two_digits(std::string_view text, int least, int most) {
-    if (!consists_of(text, digits)) {
-        return false;
+/// Returns the number that decimal digits make.
+int number_of(std::string_view text) {
+    int number = 0;
+    for (const char digit : text) {
+        number = 10 * number + (digit - '0');
     }
-    const int number = 10 * (text[0] - '0') + (text[1] - '0');
-    return least <= number && number <= most;
+    return number;
+}
+
+/// Says whether `text` is digits that make a number from `least` to `most`.
+bool is_two_digits(std::string_view text, int least, int most) {
+    return consists_of(text, digits) && least <= number_of(text) && number_of(text) <= most;
+}
+
+/// Returns the last day of a month, 1 to 12, as the Gregorian calendar has it for any year.
+int days_in_month(int year, int month) {
+    if (month == 2) {
+        return year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) ? 29 : 28;
+    }
+    return month == 4 || month == 6 || month == 9 || month == 11 ? 30 : 31;
 }
 
 /// `2026-01-02T03:04:05Z`
@@ -67,8 +80,11 @@ bool is_date(std::string_view text) {
             return false;
         }
     }
-    return consists_of(text.substr(0, 4), digits) && is_two_digits(text.substr(5, 2), 1, 12) &&
-           is_two_digits(text.substr(8, 2), 1, 31) && is_two_digits(text.substr(11, 2), 0, 23) &&
+    if (!consists_of(text.substr(0, 4), digits) || !is_two_digits(text.substr(5, 2), 1, 12)) {
+        return false;
+    }
+    const int days = days_in_month(number_of(text.substr(0, 4)), number_of(text.substr(5, 2)));
+    return is_two_digits(text.substr(8, 2), 1, days) && is_two_digits(text.substr(11, 2), 0, 23) &&
            is_two_digits(text.substr(14, 2), 0, 59) && is_two_digits(text.substr(17, 2), 0, 59);
 }
 

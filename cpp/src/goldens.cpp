@@ -45,29 +45,27 @@ std::vector<float> golden_logits(const Bundle& bundle, const Golden& golden) {
     if (!begin) {
         throw Error(error)
             .expected(".npy of float32 [" + std::to_string(classes) + "]")
-            .got(memory.view().substr(0, 128));
+            .got(std::to_string(memory.view().size()) + " bytes of something else");
     }
     const std::string_view numbers = memory.view().substr(*begin);
     std::vector<float> logits(classes);
     std::memcpy(logits.data(), numbers.data(), numbers.size());
-    const std::string digest = sha256(numbers);
-    if (digest != golden.logits_sha256) {
-        throw Error(error).expected("sha256 " + golden.logits_sha256).got("sha256 " + digest);
-    }
+    const auto compare = [&error](const char* field, const auto& expected, const auto& got,
+                                  const auto& told) {
+        if (!(got == expected)) {
+            throw Error(error).field(field).expected(told(expected)).got(told(got));
+        }
+    };
+    const auto as_is = [](const std::string& text) { return text; };
+    const auto number = [](auto value) { return std::to_string(value); };
+    compare("logits_sha256", golden.logits_sha256, sha256(numbers), as_is);
     const std::int64_t top1 = largest(logits, -1);
     const std::int64_t top2 = largest(logits, top1);
-    if (top1 != golden.top1 || top2 != golden.top2) {
-        throw Error(error)
-            .expected("classes " + std::to_string(golden.top1) + ", " + std::to_string(golden.top2))
-            .got("classes " + std::to_string(top1) + ", " + std::to_string(top2));
-    }
+    compare("top1", golden.top1, top1, number);
+    compare("top2", golden.top2, top2, number);
     const double margin = static_cast<double>(logits[static_cast<std::size_t>(top1)]) -
                           static_cast<double>(logits[static_cast<std::size_t>(top2)]);
-    if (!(margin == golden.margin)) {
-        throw Error(error)
-            .expected("margin " + std::to_string(golden.margin))
-            .got("margin " + std::to_string(margin));
-    }
+    compare("margin", golden.margin, margin, number);
     return logits;
 }
 

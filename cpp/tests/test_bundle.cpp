@@ -57,6 +57,7 @@ TEST_CASE("what is no bundle is said so") {
     CHECK(opened(folder.path() / "nowhere") == "E_BUNDLE_NOT_FOUND");
     CHECK(opened(folder.path() / "file") == "E_BUNDLE_NOT_FOUND");
     CHECK(verdict([] { Bundle::open(std::string("a\0b", 3)); }) == "E_BUNDLE_NOT_FOUND");
+    CHECK(verdict([] { Bundle::open(""); }) == "E_ARGUMENT");
     CHECK(verdict([&] { Bundle::open(folder.path().string()); }) == "E_BUNDLE_NOT_FOUND");
     fs::create_directories(folder.path() / "1.0.0");
     CHECK(opened(folder.path()) == "E_MANIFEST_MISSING");

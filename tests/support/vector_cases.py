@@ -798,9 +798,23 @@ def _what_is_measured() -> Iterator[Vector]:
         yield Vector(f"gates-{count}", seal(document), code, "gates" if code else "")
 
 
+def _days() -> Iterator[Vector]:
+    for day, code in (
+        ("2026-02-29", "E_MANIFEST_VALUE"),
+        ("2028-02-29", ""),
+        ("2100-02-29", "E_MANIFEST_VALUE"),
+        ("2000-02-29", ""),
+        ("2026-02-31", "E_MANIFEST_VALUE"),
+        ("2026-04-31", "E_MANIFEST_VALUE"),
+        ("2026-12-31", ""),
+    ):
+        data = _changed("toolchain.created", f"{day}T03:04:05Z")
+        yield Vector(f"made-on-{day}", data, code, "toolchain.created" if code else "")
+
+
 CASES = (
     *(_right, _json, _format, _types, _values, _paths, _structure, _records, _digests),
     *(_ranges, _measured, _gates, _levels, _devices, _doubles, _threads, _tolerances),
-    *(_names, _batches, _commas, _what_is_measured),
+    *(_names, _batches, _commas, _what_is_measured, _days),
 )
 """Each a function that yields vectors; they are numbered, so that a new one comes last."""

@@ -233,6 +233,8 @@ def _image_faults(images: Images) -> Iterator[tuple[str, str]]:
     for name, column in columns:
         if len(column) != count:
             yield f"images.{name}", f"{count} elements, as images.path has"
+    if len(set(zip(images.sha256, images.size))) != len(set(images.sha256)):
+        yield "images.size", "one size for each digest"
     width = min(5, len(images.target[0])) if images.target else 0
     for name, rows in (("target", images.target), ("source", images.source or ())):
         if any(len(row) != width or len(set(row)) != width for row in rows) or width == 0:

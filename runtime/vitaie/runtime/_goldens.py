@@ -263,9 +263,10 @@ def golden_logits(bundle: Bundle, golden: Golden) -> NDArray[np.float32]:
     """
     facts = golden_facts(bundle, golden)
     claimed = GoldenFacts(golden.logits_sha256, golden.top1, golden.top2, golden.margin)
-    if facts != claimed:
-        where = bundle.folder / golden.logits
-        raise BundleError("E_BUNDLE_GOLDEN", where, expected=tuple(claimed), got=tuple(facts))
+    for name, got, expected in zip(GoldenFacts._fields, facts, claimed):
+        if got != expected:
+            where = bundle.folder / golden.logits
+            raise BundleError("E_BUNDLE_GOLDEN", where, field=name, expected=expected, got=got)
     return _read_logits(bundle, golden)
 
 
@@ -281,7 +282,8 @@ def _read_logits(bundle: Bundle, golden: Golden) -> NDArray[np.float32]:
         or len(data) != header.end() + 4 * classes
     ):
         expected = f".npy of float32 [{classes}]"
-        raise BundleError("E_BUNDLE_GOLDEN", where, expected=expected, got=data[:128])
+        got = f"{len(data)} bytes of something else"
+        raise BundleError("E_BUNDLE_GOLDEN", where, expected=expected, got=got)
     logits: NDArray[np.float32] = np.frombuffer(data, "<f4", offset=header.end()).astype(np.float32)
     return logits
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -103,19 +104,24 @@ def check_weights(bundle: Bundle, graph: bytes) -> None:
     }
     seen: set[str] = set()
     for tensor in external_tensors(graph, where):
-        got = (tensor.shape, tensor.location, tensor.offset, tensor.length)
-        if tensor.name in seen or expected.get(tensor.name) != got:
+        place = (tensor.shape, tensor.location, tensor.offset, tensor.length)
+        listed = expected.get(tensor.name)
+        if tensor.name in seen or listed != place:
             raise BundleError(
                 "E_ONNX_WEIGHTS",
                 where,
                 field=tensor.name,
-                expected=expected.get(tensor.name, "no such external tensor"),
-                got="the same name twice" if tensor.name in seen else got,
+                expected=_told(*listed) if listed else "no such external tensor",
+                got="the same name twice" if tensor.name in seen else _told(*place),
             )
         seen.add(tensor.name)
     for name in expected:
         if name not in seen:
             raise BundleError("E_ONNX_WEIGHTS", where, field=name, got="not in the graph")
+
+
+def _told(shape: Sequence[int], location: str, offset: int, length: int) -> str:
+    return f"float32 {list(shape)}, {length} bytes from {offset} of {location}"
 
 
 def check_places(bundle: Bundle, data: NDArray[np.uint8]) -> None:
@@ -141,8 +147,8 @@ def _check_interface(bundle: Bundle, session: Any) -> None:
         ("input", session.get_inputs(), bundle.manifest.inputs),
         ("output", session.get_outputs(), bundle.manifest.outputs),
     ):
-        got = [(item.name, item.type, tuple(item.shape)) for item in actual]
-        expected = [(item.name, "tensor(float)", item.shape) for item in declared]
+        got = "; ".join(f"{each.name}: {each.type} {list(each.shape)}" for each in actual)
+        expected = "; ".join(f"{each.name}: tensor(float) {list(each.shape)}" for each in declared)
         if got != expected:
             raise BundleError(
                 "E_BUNDLE_ENGINE",
