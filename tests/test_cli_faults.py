@@ -127,6 +127,35 @@ def test_an_interrupted_command_says_so_and_exits_with_130(
     assert ErrorOutput.model_validate_json(out).error.exit_code == 130
 
 
+_LOST = """
+import os, signal, sys, time
+from vitaie.runtime import _cli
+
+class Interrupted:
+    def __del__(self):  # no exception gets out of it
+        os.kill(os.getpid(), signal.SIGINT)
+
+def load(*arguments, **options):
+    Interrupted()
+    time.sleep(60)
+
+_cli.load = load
+_cli.main()
+"""
+
+
+def test_an_interrupt_where_no_exception_gets_out_is_not_lost(small_bundle: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _LOST, "classify", small_bundle, CAT],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=50,
+    )
+    assert done.returncode == 130
+    assert done.stderr.startswith("E_INTERRUPTED: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
 _IMPORTING = """
 import sys, time
 from vitaie import _entry

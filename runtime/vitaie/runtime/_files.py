@@ -12,6 +12,8 @@ import os
 import platform
 import secrets
 import signal
+import sys
+import threading
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +30,7 @@ DISK_FAULTS = frozenset(_OUT_OF_SPACE + _NOT_ALLOWED + _BROKEN)
 
 MORE_FILES = "Allow more open files (ulimit -n), then run it again."
 
+_SOON_S = 0.01  # by then the hook has returned, and the next exception gets out
 _NO_SUCH_RENAME = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _NO_UNNAMED_FILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
@@ -41,10 +44,23 @@ def raise_on_signals() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _interrupt_again
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def _interrupt_again(lost: sys.UnraisableHookArgs) -> None:
+    """Send once more what was raised where no exception gets out: a destructor, a callback of C."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        main = threading.main_thread().ident
+        again = threading.Timer(_SOON_S, signal.pthread_kill, (main, signal.SIGINT))
+        again.daemon = True
+        again.start()
+        return
+    sys.__unraisablehook__(lost)
 
 
 @contextmanager
