@@ -54,7 +54,7 @@ def locate(path: str | os.PathLike[str]) -> Path:
     Raises:
         BundleError: There is neither a manifest nor a version here.
     """
-    if not isinstance(cast("object", path), (str, os.PathLike)):
+    if not isinstance(cast("object", path), (str, os.PathLike)) or not os.fspath(path):
         raise InputError("E_ARGUMENT", "path", expected="a path", got=path)
     folder = Path(path)
     hint = "Give the folder of a bundle, such as bundles/vit_base_patch16_224."
@@ -131,7 +131,8 @@ class Bundle:
 
     def close(self) -> None:
         """Forget the bytes. ``open_bundle`` closes the files."""
-        for path in list(self._bytes):
+        # The large one, begun early, last: while its map is taken away no other can be.
+        for path in reversed(list(self._bytes)):
             self.release(path)
         self._files = {}
 

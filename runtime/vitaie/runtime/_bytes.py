@@ -113,21 +113,22 @@ class Bytes:
     def stop(self) -> None:
         """Wait for what is being read or hashed, do no more of it, and forget the bytes."""
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self._forget()  # the map first: the pages then go with the file, which others need not see
+        held = [self._forget()]
         memory, self._memory = self._memory, -1
         if memory < 0:
             return
         if self.size > CHUNKED_ABOVE:  # giving its pages back takes a while: nobody waits for it
             with suppress(RuntimeError):  # no more threads
-                threading.Thread(target=os.close, args=(memory,), name="vitaie-free").start()
+                threading.Thread(target=_free, args=(held, memory), name="vitaie-free").start()
                 return
-        os.close(memory)
+        _free(held, memory)
 
-    def _forget(self) -> None:
+    def _forget(self) -> Future[NDArray[np.uint8]]:
         """Let go of the memory, whoever still holds this: a failed digest's traceback does."""
+        held, self._mapped = self._mapped, Future()
         self._digests = []
-        self._mapped = Future()
         self._mapped.cancel()
+        return held
 
     def _read(self) -> NDArray[np.uint8]:
         done = 0
@@ -163,6 +164,12 @@ class Bytes:
 
     def _hash(self, start: int, end: int) -> str:
         return hashlib.sha256(self.data.data[start:end]).hexdigest()
+
+
+def _free(held: list[Future[NDArray[np.uint8]]], memory: int) -> None:
+    """Give back a map and its file; the map first: its pages then go with the file."""
+    held.clear()
+    os.close(memory)
 
 
 class _AtOnce(Executor):
