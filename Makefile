@@ -35,7 +35,7 @@ test-long: setup cpp browser ## what does not fit; its last result is docs/test-
 	$(BIN)/python -m pytest -m long --durations=0
 
 test-device-env: setup ## the vendor's environment: Python 3.9, torch 2.0.1, timm 0.6.13 (4.5 GB)
-	sh scripts/test_device_env.sh $(BIN)/python
+	sh scripts/test_device_env.sh $(BIN)/python $(PARALLEL)
 
 browser: ## what tests look at pages with: Chromium
 	sh scripts/setup_browser.sh

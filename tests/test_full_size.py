@@ -91,7 +91,6 @@ def test_the_bundle_gives_the_numpy_logits(made: Made) -> None:
         assert difference <= 1e-4, target
 
 
-@pytest.mark.parametrize("made", SHORT, indirect=True, scope="module")
 def test_a_batch_of_eight_equals_the_module(made: Made) -> None:
     images = random_images(made.variant, 8)
     with read_checkpoint(made.checkpoint) as arrays, torch.inference_mode():
