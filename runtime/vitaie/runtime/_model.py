@@ -16,7 +16,7 @@ import numpy as np
 
 from vitaie.manifests.devices import MAX_THREADS
 from vitaie.manifests.errors import BundleError, DiskError, InputError, TargetUnavailable
-from vitaie.runtime import _ascend, _images, _onnxruntime, _preprocess, _torchscript
+from vitaie.runtime import _images, _onnxruntime, _preprocess, _torchscript
 from vitaie.runtime._bundle import Bundle, open_bundle
 from vitaie.runtime._bytes import available_cpus
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vitaie.manifests.manifest import Manifest, Target
+    from vitaie.runtime import _ascend
 
 Image = _images.Image
 
@@ -239,6 +240,8 @@ class Model:
         Raises:
             InputError: The target runs on the CPU, or the model is closed.
         """
+        from vitaie.runtime import _ascend
+
         if not isinstance(self._engine, _ascend.Engine):
             expected, got = "an open target on a device", self.target.id
             raise InputError("E_ARGUMENT", "boundary", expected=expected, got=got)
@@ -404,6 +407,8 @@ def named_target(manifest: Manifest, wanted: str) -> Target:
 def missing_for(target: Target) -> str:
     """Return what this machine lacks to run a target; nothing when it can."""
     if target.backend == "torch_aie":
+        from vitaie.runtime import _ascend  # which most who load a bundle never need
+
         return _ascend.missing_for(target)
     missing: str = _BACKENDS[target.backend].missing()
     return missing
@@ -450,6 +455,8 @@ def open_engine(bundle: Bundle, target: Target, threads: int | None, device_id: 
     A CPU has no use for ``device_id``, and a device none for ``threads``.
     """
     if target.backend == "torch_aie":
+        from vitaie.runtime import _ascend
+
         return _ascend.Engine(bundle, target, device_id)
     engine: Engine = _BACKENDS[target.backend].Engine(bundle, target, threads)
     return engine
