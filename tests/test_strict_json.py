@@ -199,3 +199,36 @@ def test_reading_json_needs_no_pydantic() -> None:
         "sys.exit('pydantic' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "IMG 20260101123456789.png",
+        "a:99999999999999999, [12345678901234567",
+        "a literal \\u0000, \\ud83d and \\\\u0000",
+        "\U0001f600 beside \\\U0001f600",
+    ],
+)
+def test_what_a_string_says_is_no_fault_of_a_large_text(text: str) -> None:
+    rows = {"path": [text] * 2**18}
+    data = json.dumps(rows).encode("ascii")
+    assert len(data) > 2**22
+    assert parse_object(data, where="r", limit=2**28) == rows
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        b'"\\u0000"',
+        b'"\\\\\\u0000"',
+        b'"\\ud83d\\\\\\ude00"',
+        b'"\\ud83d\\"\\ude00"',
+        b"12345678901234567",
+    ],
+)
+def test_a_fault_in_a_large_text_is_found(fault: bytes) -> None:
+    data = b'{"path":[' + b'"a name of some length",' * 2**18 + fault + b"]}"
+    with pytest.raises(ManifestError) as caught:
+        parse_object(data, where="r", limit=2**28)
+    assert caught.value.code == "E_MANIFEST_JSON"
