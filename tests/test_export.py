@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.support import numpy_vit
+from tests.support.bundles import copy_bundle, put
 from tests.support.untyped import onnx, torch
 from vitaie.builder.build import TOLERANCE
 from vitaie.builder.checkpoint import read_checkpoint
@@ -23,7 +24,7 @@ from vitaie.builder.torchscript import export_torchscript
 from vitaie.manifests.card import load_card
 from vitaie.manifests.errors import BuildError
 from vitaie.manifests.manifest import Manifest
-from vitaie.runtime import load
+from vitaie.runtime import load, verify
 from vitaie.runtime._goldens import relative_difference
 
 Checkpoint = tuple[Path, Path]
@@ -212,3 +213,34 @@ def test_builds_elsewhere_differ_in_no_byte(tmp_path: Path, small_checkpoint: Ch
     del one["manifest.json"], other["manifest.json"]
     assert one == other
     assert manifest_of(first).content_digest == manifest_of(second).content_digest
+
+
+def test_a_graph_that_mixes_the_images_of_a_batch_is_not_true(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    """Alone, each image has its own logits; in a batch, all have those of the first."""
+    bundle = copy_bundle(small_bundle, tmp_path / "bundle")
+    model = onnx.load(str(bundle / "model.onnx"), load_external_data=False)
+    graph, name = model.graph, model.graph.output[0].name
+    last = next(node for node in graph.node if name in node.output)
+    last.output[0] = "raw"
+    classes = graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    for constant, values in (("mix.first", [0]), ("mix.classes", [classes])):
+        raw = np.array(values, np.int64).tobytes()
+        graph.initializer.append(
+            onnx.helper.make_tensor(constant, onnx.TensorProto.INT64, [1], raw, raw=True)
+        )
+    for operator, given, made in (
+        ("Gather", ["raw", "mix.first"], "mix.row"),
+        ("Shape", ["raw"], "mix.shape"),
+        ("Gather", ["mix.shape", "mix.first"], "mix.size"),
+        ("Concat", ["mix.size", "mix.classes"], "mix.whole"),
+        ("Expand", ["mix.row", "mix.whole"], name),
+    ):
+        options = {"axis": 0} if operator != "Expand" and operator != "Shape" else {}
+        graph.node.append(onnx.helper.make_node(operator, given, [made], **options))
+    put(bundle, "model.onnx", model.SerializeToString())
+    verdict = verify(bundle, target="cpu")
+    (false,) = [claim for claim in verdict.claims if claim.status == "false"]
+    assert false.claim == "goldens in onnxruntime-cpu-fp32"
+    assert "between a batch and each by itself" in false.detail

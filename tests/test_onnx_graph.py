@@ -442,6 +442,14 @@ def test_a_shape_of_integers_from_minus_1_to_2_24_is_a_transformers() -> None:
     check_operators(pb.model(shape, graph=node("Reshape", "x", "shape")), "model.onnx")
 
 
+@pytest.mark.parametrize("shape", [(2**24, 2), (2**12, 2**12, 2), (2**25,), (-2,), (1,) * 17])
+def test_a_shape_that_would_fill_the_memory_is_refused(shape: tuple[int, ...]) -> None:
+    constant = INTEGERS + pb.data(9, pack(f"<{len(shape)}q", *shape))
+    with pytest.raises(BundleError) as caught:
+        check_operators(pb.model(constant, graph=node("Expand", "x", "shape")), "model.onnx")
+    assert caught.value.code == "E_ONNX_OPERATOR"
+
+
 def test_a_dimension_that_would_keep_the_engine_busy_is_refused(bundle: Path) -> None:
     """ONNX Runtime turns the three of queries, keys and values into as many slices."""
     heads = pack("<5q", -1, 5, 3, 2, 16)

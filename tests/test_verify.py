@@ -212,7 +212,7 @@ def built_here(bundle: Path) -> Path:
     with open_bundle(bundle) as opened:
         target = opened.manifest.targets[0]
         tensors, _ = check_golden_stages(opened)
-        logits = run_goldens(opened, target, tensors, target.agreement.threads)
+        logits = run_goldens(opened, target, tensors, target.agreement.threads).logits
         expected = [golden_logits(opened, each) for each in opened.manifest.goldens]
         pairs = list(zip((row[0] for row in logits), expected))
     here = processor()

@@ -91,7 +91,7 @@ def read_images(bundle: Bundle, goldens: Sequence[NDArray[np.float32]]) -> Image
     manifest = bundle.manifest
     seeded = _seeded(bundle)
     source = next(target for target in manifest.targets if target.backend == "torchscript")
-    rows = run_goldens(bundle, source, seeded, None)
+    rows = run_goldens(bundle, source, seeded, None).logits
     expected = [golden_logits(bundle, golden) for golden in manifest.goldens]
     return Images([*goldens, *seeded], [*expected, *(row[0] for row in rows)])
 

@@ -9,6 +9,7 @@ can hold a tensor.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Union
@@ -59,7 +60,9 @@ _MAX_DEPTH = 12
 _FLOAT = 1
 _INT64 = 7
 _MAX_SIZE = 2**24
-"""Of a dimension or an index in the graph: ONNX Runtime counts up to some of them as it loads."""
+"""Of an index or a shape's elements: ONNX Runtime counts up to some of them, and makes the rest."""
+_MAX_NUMBERS = 16
+"""Of a shape or a list of axes: a tensor of a Vision Transformer has five dimensions."""
 _EXTERNAL = 1
 
 
@@ -185,8 +188,16 @@ def _constant(tensor: memoryview, refuse: Callable[[object], BundleError]) -> tu
             plain = False
     if data_type == _FLOAT:
         return name, True
-    if data_type != _INT64 or not plain or not all(-1 <= n <= _MAX_SIZE for n in numbers):
-        raise refuse(f"a constant {name} of other than float32, or int64 from -1 to {_MAX_SIZE}")
+    size = math.prod(each for each in numbers[:_MAX_NUMBERS] if each > 0)
+    if (
+        data_type != _INT64
+        or not plain
+        or len(numbers) > _MAX_NUMBERS
+        or min(numbers, default=0) < -1
+        or size > _MAX_SIZE
+    ):
+        limit = f"a few of int64 from -1, their product at most {_MAX_SIZE}"
+        raise refuse(f"a constant {name} of other than float32, or {limit}")
     return name, False
 
 

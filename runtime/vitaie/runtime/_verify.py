@@ -187,10 +187,10 @@ def _check_goldens(
         return [check_logits(bundle, target, given, "exact")]
     tier, threads = tier_here(target, threads)
     if target.device == "cpu":
-        logits = run_goldens(bundle, target, tensors, threads)
-        return [check_logits(bundle, target, logits, tier)]
+        ran = run_goldens(bundle, target, tensors, threads)
+        return [check_logits(bundle, target, ran.logits, tier, ran.mixed)]
     images = read_images(bundle, tensors)
-    logits = run_goldens(bundle, target, images.tensors, threads, device_id)
+    logits = run_goldens(bundle, target, images.tensors, threads, device_id).logits
     found = compare([row[0] for row in logits], images.expected, target.tolerance)
     return [check_logits(bundle, target, logits, tier), claim_of(target, found, tier)]
 
