@@ -33,11 +33,13 @@ from vitaie.manifests.measurement import (
     to_bytes,
 )
 from vitaie.manifests.outputs import AnalyzeOutput, ErrorOutput, ReportOutput
+from vitaie.runtime._bundle import open_bundle
 from vitaie.runtime._cli import app
 from vitaie.runtime._command import run
 from vitaie.runtime._environment import collect
 from vitaie.runtime._report import write
 from vitaie.runtime._report.analysis import read_analysis
+from vitaie.runtime._report.figures import figures
 from vitaie.runtime._report.found import Found, find
 from vitaie.runtime._report.view import BundleView, view
 
@@ -540,6 +542,29 @@ def test_figures_that_do_not_compare_are_said_not_to(
     assert comparison.remarks == (
         "Accuracy was measured on different datasets: these figures do not compare.",
         "Speed was measured on different processors: these figures do not compare.",
+    )
+
+
+def test_figures_of_different_targets_name_them(
+    measured: Path, small_bundle: Path, tmp_path: Path
+) -> None:
+    accuracy, speed = measurements_of(small_bundle)
+    with open_bundle(small_bundle) as opened:
+        one, other = opened.manifest.targets[:2]
+    subject = {"target": other.id, "target_digest": other.target_digest}
+    moved = speed.model_copy(update={"subject": speed.subject.model_copy(update=subject)})
+    mixed = with_records(small_bundle, tmp_path / "mixed", [accuracy, moved])
+    found = [find(each, target="cpu", progress=quiet) for each in (measured, mixed)]
+    details = {each.name: each.detail for each in figures(found[1])}
+    assert details["Top-1, measured"].endswith(f"; {one.id}")
+    assert details["Speed, measured"].endswith(f"; {other.id}")
+    assert one.id not in next(iter(figures(found[0]))).detail
+    comparison = view(found, collect()).comparison
+    assert comparison is not None
+    assert dict(comparison.rows)["Speed measured of"] == (one.id, other.id)
+    assert (
+        "Speed was measured of different targets: see the row that says of which."
+        in comparison.remarks
     )
 
 

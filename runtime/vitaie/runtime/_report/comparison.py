@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from vitaie.runtime._report.analysis import verdict
-from vitaie.runtime._report.figures import Figure, headline_speed
+from vitaie.runtime._report.figures import Figure, headline_speed, target_of
 from vitaie.runtime._report.found import Found
 from vitaie.runtime._report.shown import MAX_FIGURES, State
 from vitaie.runtime._report.speed import how
@@ -37,6 +37,8 @@ def compare(bundles: Sequence[Found], shown: Sequence[Sequence[Figure]]) -> Comp
         ("Top-1, 95% interval", tuple(_interval(found) for found in bundles)),
         ("Top-1, published", tuple(_published(found) for found in bundles)),
         ("Drop from the source", tuple(_drop(found) for found in bundles)),
+        ("Accuracy measured of", tuple(_accurate(found) for found in bundles)),
+        ("Speed measured of", tuple(_timed(found) for found in bundles)),
         ("Speed measured as", tuple(_speed(found) for found in bundles)),
         *half_precision,
         ("Preprocessing", tuple(found.manifest.preprocess.profile for found in bundles)),
@@ -58,6 +60,8 @@ def _remarks(bundles: Sequence[Found]) -> Iterable[str]:
         yield "Speed was measured on different processors: these figures do not compare."
     elif len(speed) > 1:
         yield "Speeds are of different runs, between which a shared machine may have changed."
+    if len({_timed(found) for found in bundles} - {_NOT_MEASURED}) > 1:
+        yield "Speed was measured of different targets: see the row that says of which."
     if len({how(record) for record in speed}) > 1:
         yield "Speed was measured in different ways: see the row that says how."
 
@@ -97,6 +101,18 @@ def _half_precision(found: Found) -> str:
     for analysis in found.analyses[:1]:
         return verdict(analysis)
     return "not analyzed"
+
+
+def _accurate(found: Found) -> str:
+    for record in found.manifest.accuracy[:1]:
+        return target_of(found, record.target_digest)
+    return _NOT_MEASURED
+
+
+def _timed(found: Found) -> str:
+    for _, record in headline_speed(found):
+        return target_of(found, record.target_digest)
+    return _NOT_MEASURED
 
 
 def _speed(found: Found) -> str:

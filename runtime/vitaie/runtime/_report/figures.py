@@ -32,12 +32,16 @@ class Figure:
 def figures(found: Found) -> Iterable[Figure]:
     """Yield the numbers that a reader came for: of the first record of each kind."""
     manifest = found.manifest
+    measured = {record.target_digest for record in manifest.accuracy[:1]}
+    measured |= {speed.target_digest for _, speed in headline_speed(found)}
+    several = len(measured) > 1
     for record in manifest.accuracy[:1]:
         low, high = record.top1.wilson95.low, record.top1.wilson95.high
         detail = (
             f"{record.top1.count:,} of {counted(record.dataset.images, 'image')} of"
             f" {printable(record.dataset.name, _NAME)}; 95% interval {low:.2f} to {high:.2f}"
         )
+        detail += f"; {target_of(found, record.target_digest)}" if several else ""
         state = state_of(found, "accuracy[0]")
         yield Figure("Top-1, measured", f"{record.top1.percent:.2f}", "%", detail, state)
         if record.paired is not None and record.agreement is not None:
@@ -54,7 +58,8 @@ def figures(found: Found) -> Iterable[Figure]:
             yield Figure("Speed", "none", "", "; ".join(speed.reasons), "invalid")
             break
         state = state_of(found, f"performance[{index}]")
-        yield Figure("Speed, measured", number(speed.fps), "images/s", how(speed), state)
+        detail = how(speed) + (f"; {target_of(found, speed.target_digest)}" if several else "")
+        yield Figure("Speed, measured", number(speed.fps), "images/s", detail, state)
         for name in ("p99", "p95", "p90", "p50"):
             if name in speed.latency_ms:
                 median = number(speed.latency_ms.get("p50", 0))
@@ -67,6 +72,12 @@ def figures(found: Found) -> Iterable[Figure]:
     detail = f"{counted(manifest.model.parameters, 'parameter')}, {files}"
     value, unit = (f"{size / 1e6:,.1f}", "MB") if size >= 1e5 else (f"{size / 1e3:,.1f}", "kB")
     yield Figure("Size", value, unit, detail, state_of(found, "files"))
+
+
+def target_of(found: Found, digest: str) -> str:
+    """Return the name of the target that a record is of."""
+    names = {target.target_digest: target.id for target in found.manifest.targets}
+    return names[digest]
 
 
 def headline_speed(found: Found) -> list[tuple[int, PerformanceRecord]]:
