@@ -161,6 +161,16 @@ def test_runs_that_are_one_run_are_refused() -> None:
     assert caught.value.field == "runs[3].start_ns"
 
 
+def test_runs_that_overlap_are_no_processes_one_after_another() -> None:
+    document = performance(runs=2)
+    one, other = document["runs"]
+    for name in ("start_ns", "end_ns"):
+        other[name] = [time + 1 for time in one[name]]
+    with pytest.raises(InputError) as caught:
+        read(document)
+    assert caught.value.field == "runs[1].start_ns"
+
+
 def test_a_record_of_thousands_of_fields_is_refused() -> None:
     fields = {f"field{number}": 0 for number in range(5000)}
     with pytest.raises(VitaieError) as caught:
@@ -176,7 +186,7 @@ def test_a_short_run_is_invalid() -> None:
 
 
 def test_short_calls_may_gain_more_from_a_repeated_image() -> None:
-    document = performance()
+    document = performance(calls=10_000, call_ns=100_000)
     document["honesty"].update(distinct_ms=0.1, repeated_ms=0.081)
     assert judged(document)["verdict"] == "VALID"
     document["honesty"].update(repeated_ms=0.079)
@@ -198,6 +208,10 @@ def test_more_than_the_hardware_can_do_is_invalid() -> None:
         (accuracy(), _set("more", 1), "more"),
         (accuracy(), _set("images/size", [100] * 5), "images.size"),
         (accuracy(), _grow, "images.size"),
+        (performance(), _set("honesty/checked", 21), "honesty.checked"),
+        (performance(), _set("honesty/distinct_ms", 0.19), "honesty.distinct_ms"),
+        (performance(), _set("runs/0/warm_up_calls", 2**52), "runs[0].warm_up_calls"),
+        (performance(), _set("runs/0/load_s", 1e300), "runs[0].load_s"),
         (accuracy(), _set("images/source", [[0, 1, 2]] * 5), "images.source"),
         (accuracy(), _set("images/path", [f"{n}.png" for n in (0, 1, 2, 2, 4, 5)]), "images.path"),
         (accuracy(), _set("images/target", [[0, 1, 2]] * 5 + [[0, 1, 1]]), "images.target"),

@@ -101,6 +101,7 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Bound = Annotated[float, Field(gt=0, le=1)]
 Measure = Annotated[float, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0, le=1e6)]
 Dimension = Annotated[Union[Literal["batch"], Positive], BeforeValidator(_check_dimension)]
 Option = Annotated[Union[bool, int, str], BeforeValidator(_check_option)]
 
