@@ -16,6 +16,6 @@ command -v "$python" >/dev/null 2>&1 || missing "$python is missing: install Pyt
 command -v strace >/dev/null 2>&1 || (install_packages strace) ||
     echo "setup: strace is missing, the fault tests will fail: apt-get install strace" >&2
 
-echo "setup: $folder with $("$python" --version)" >&2
+echo "setup: $folder with $("$python" --version), packages of $requirement: some minutes" >&2
 "$python" -m venv "$folder"
 "$folder/bin/python" -m pip install --quiet ${constraints:+-c "$constraints"} -e "$requirement"

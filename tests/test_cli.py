@@ -336,6 +336,9 @@ def test_a_folder_that_is_no_bundle_says_which_are_below_it(
     for folder in (store / "empty", tmp_path, tmp_path / "nowhere"):
         line = cli.fails("E_BUNDLE_NOT_FOUND", 1, "info", folder)
         assert line.endswith("Give the folder of a bundle, such as bundles/vit_base_patch16_224.")
+    for missing in ("vit_0/9.9.9", "vit_0/1.0"):
+        beside = f"Found there: {store / 'vit_0' / '1.0.0'}, {store / 'vit_0' / '1.1.0'}."
+        assert beside in cli.fails("E_BUNDLE_NOT_FOUND", 1, "info", store / missing)
 
 
 def test_an_image_that_is_none_ends_classify_after_those_before_it(

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 
 from tests import test_images
 from tests.support import cpp_preprocess, images
-from tests.support.cpp_preprocess import Cpp, compare, program, python_answer
+from tests.support.cpp_preprocess import Comparison, Cpp, compare, program, python_answer
 from tests.support.images import PNG_KINDS, SPECS, png_of_rows, spec
 
 TIMM, MODELZOO = SPECS[0], SPECS[2]
@@ -115,9 +116,27 @@ def damaged(seed: int, count: int) -> None:
     corpus = list(cpp_preprocess.damaged_images(seed, count))
     exact = [item for item in corpus if not cpp_preprocess.progressive(item[1])]
     result = compare(exact, (SMALL,), codes_only=OTHER_MACHINE)
-    assert result.differences == []
     assert 0.4 * result.images < result.refused < 0.9 * result.images
-    assert compare(corpus, (SMALL,), codes_only=True).differences == []
+    only_in_the_library(exact, result, codes_only=OTHER_MACHINE)
+    only_in_the_library(corpus, compare(corpus, (SMALL,), codes_only=True), codes_only=True)
+
+
+def only_in_the_library(
+    corpus: list[tuple[str, bytes]], result: Comparison, *, codes_only: bool
+) -> None:
+    """See that what differs, in at most one image of 50,000, differs by libjpeg-turbo's version.
+
+    Pillow brings a newer one than Debian, which gives up on some damaged arithmetic coding. With
+    that one in the program's place nothing differs.
+    """
+    names = {difference.split(":")[0] for difference in result.differences}
+    assert len(names) <= result.images // 50_000, result.differences
+    if names:
+        (library,) = Path(PIL.__file__).parents[1].glob("pillow.libs/libjpeg-*.so*")
+        again = [item for item in corpus if item[0] in names]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("LD_PRELOAD", str(library))
+            assert compare(again, (SMALL,), codes_only=codes_only).differences == []
 
 
 def test_damage_has_pythons_code_or_pixels() -> None:

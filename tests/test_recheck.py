@@ -446,6 +446,13 @@ def test_a_true_speed_is_confirmed(fast: Path) -> None:
     assert claims["performance[0] evidence"].status == "true"
 
 
+def test_a_speed_that_is_not_claimed_cannot_be_measured_again(accurate: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        verify(accurate, performance=True)
+    assert (caught.value.code, caught.value.where) == ("E_ARGUMENT", "performance")
+    assert "vitaie bench" in caught.value.hint
+
+
 def test_a_speed_is_listed_as_unchecked_until_it_is_asked_for(fast: Path) -> None:
     code, claims = verify(fast)
     assert code == 0

@@ -165,15 +165,20 @@ def _helpful(error: VitaieError, arguments: Sequence[str]) -> VitaieError:
     option = "--" + where.replace("_", "-")
     if error.code == "E_ARGUMENT" and any(text.split("=")[0] == option for text in arguments):
         where = option
-    elif error.code == "E_BUNDLE_NOT_FOUND" and (found := _bundles_below(Path(where))):
+    elif error.code == "E_BUNDLE_NOT_FOUND" and (found := _bundles_near(Path(where))):
         hint = f"Found there: {', '.join(map(str, found))}."
     else:
         return error
     return error.at(where, hint)
 
 
-def _bundles_below(folder: Path) -> list[Path]:
-    """Return the first few bundles in a folder, or in its folders, of the many it may hold."""
+def _bundles_near(folder: Path) -> list[Path]:
+    """Return the first few bundles in a folder, or in its folders, of the many it may hold.
+
+    Of one that is not there, those beside it.
+    """
+    if not os.path.lexists(folder):
+        folder = folder.parent
     for pattern in ("*", "*/*"):
         found: list[Path] = []
         with suppress(OSError):

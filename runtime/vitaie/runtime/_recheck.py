@@ -89,6 +89,11 @@ class Rechecks:
         if again.data is not None:
             self._dataset = self._read_dataset(again.data)
             self._matching = self._match(self._dataset)
+        claimed = {record.target_digest for record in bundle.manifest.performance}
+        if again.performance and claimed.isdisjoint(wanted):
+            hint = "Measure it with: vitaie bench BUNDLE."
+            expected = "a target whose speed the bundle claims"
+            raise InputError("E_ARGUMENT", "performance", expected=expected, got="none", hint=hint)
 
     def run(self, say: Say, images: Count | None) -> Iterator[Claim]:
         """Yield a claim for the arithmetic of each record, and one for its measurement.
