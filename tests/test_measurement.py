@@ -161,7 +161,7 @@ def test_runs_that_are_one_run_are_refused() -> None:
     assert caught.value.field == "runs[3].start_ns"
 
 
-def test_runs_that_overlap_are_no_processes_one_after_another() -> None:
+def test_a_run_that_is_another_a_moment_later_is_refused() -> None:
     document = performance(runs=2)
     one, other = document["runs"]
     for name in ("start_ns", "end_ns"):

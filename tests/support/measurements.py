@@ -75,7 +75,7 @@ def performance(runs: int = 1, calls: int = 1000, call_ns: int = 10_000_000) -> 
             "seed": 1,
             "digest": DIGESTS[4],
         },
-        "runs": [_later(run, number * 10**13) for number in range(runs)],
+        "runs": [_later(run, number) for number in range(runs)],
         "honesty": {
             "seed": 1,
             "checked": 8,
@@ -89,7 +89,10 @@ def performance(runs: int = 1, calls: int = 1000, call_ns: int = 10_000_000) -> 
     }
 
 
-def _later(run: dict[str, Any], by_ns: int) -> dict[str, Any]:
-    """Return a run so much later: two processes have no times in common."""
-    times = {name: [each + by_ns for each in run[name]] for name in ("start_ns", "end_ns")}
-    return {**copy.deepcopy(run), **times}
+def _later(run: dict[str, Any], number: int) -> dict[str, Any]:
+    """Return the run of this number: two processes have neither times nor pauses in common."""
+    later = copy.deepcopy(run)
+    for name in ("start_ns", "end_ns"):
+        later[name] = [each + number * 10**13 for each in run[name]]
+        later[name][-1] += number
+    return later

@@ -222,12 +222,16 @@ def faults(measurement: Measurement) -> Iterator[tuple[str, str]]:
     else:
         for index, run in enumerate(measurement.runs):
             yield from _run_faults(f"runs[{index}]", run)
-            before = measurement.runs[index - 1].end_ns if index else ()
-            if run.start_ns and before and run.start_ns[0] < before[-1]:
-                yield f"runs[{index}].start_ns", "times after those of the run before"
+            if any(_paces(run) == _paces(other) for other in measurement.runs[:index]):
+                yield f"runs[{index}].start_ns", "times of its own, no earlier run's"
         if measurement.scenario == "single_stream" and measurement.batch_size != 1:
             yield "batch_size", "1 for single_stream"
         yield from _honesty_faults(measurement)
+
+
+def _paces(run: Run) -> list[int]:
+    """Return when each call started, from the first one's start on: no two runs have the same."""
+    return [start - run.start_ns[0] for start in run.start_ns]
 
 
 def _honesty_faults(measurement: PerformanceMeasurement) -> Iterator[tuple[str, str]]:
