@@ -13,6 +13,7 @@ from tests.support.measurements import DIGESTS, accuracy, performance
 from vitaie.manifests.contents import AccuracyRecord, PerformanceRecord
 from vitaie.manifests.errors import InputError, VitaieError
 from vitaie.manifests.measurement import (
+    MOST,
     AccuracyMeasurement,
     PerformanceMeasurement,
     accuracy_record,
@@ -22,6 +23,7 @@ from vitaie.manifests.measurement import (
     to_bytes,
 )
 from vitaie.manifests.statistics import wilson95
+from vitaie.manifests.strict_json import SIGNS
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -159,6 +161,16 @@ def test_runs_that_are_one_run_are_refused() -> None:
     with pytest.raises(InputError) as caught:
         read(document)
     assert caught.value.field == "runs[3].start_ns"
+
+
+def test_a_record_may_hold_the_images_that_imagenet_trains_on() -> None:
+    rows = 1000
+    columns: list[list[object]] = [["a.jpg"] * rows, [1] * rows, ["0" * 64] * rows, [0] * rows]
+    classes: list[list[object]] = [[[0, 1, 2, 3, 4]] * rows] * 2
+    text = json.dumps(columns + classes).encode("ascii")
+    for name in ("brackets", "commas"):
+        found = sum(map(text.count, SIGNS[name]))
+        assert found / rows * 1_281_167 < MOST[name]
 
 
 def test_a_run_that_is_another_a_moment_later_is_refused() -> None:

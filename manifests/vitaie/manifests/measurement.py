@@ -45,9 +45,9 @@ from vitaie.manifests.statistics import (
 from vitaie.manifests.strict_json import parse_object
 
 FORMAT_VERSION = 1
-MOST = {"colons": 2**12, "braces": 2**7, "brackets": 2**22, "commas": 2**24}
-"""Named fields, of which 64 runs have 448 and each package is one, objects, and what a million
-images need: two arrays and 15 commas each."""
+MOST = {"colons": 2**12, "braces": 2**7, "brackets": 2**23, "commas": 2**25}
+"""Named fields, of which 64 runs have 448 and each package is one, objects, and what two million
+images need, more than ImageNet's 1,281,167 to train on: two arrays and 14 commas each."""
 
 MINIMUM = {"quick": (10.0, 64, 1), "full": (60.0, 662, 5)}
 """Of each protocol: seconds of each run, calls of all together, runs."""
@@ -220,16 +220,18 @@ def faults(measurement: Measurement) -> Iterator[tuple[str, str]]:
         yield from _image_faults(measurement.images)
         yield from _path_faults(measurement)
     else:
+        paces: list[list[int]] = []
         for index, run in enumerate(measurement.runs):
             yield from _run_faults(f"runs[{index}]", run)
-            if any(_paces(run) == _paces(other) for other in measurement.runs[:index]):
+            paces.append(_pace(run))
+            if paces[-1] in paces[:-1]:
                 yield f"runs[{index}].start_ns", "times of its own, no earlier run's"
         if measurement.scenario == "single_stream" and measurement.batch_size != 1:
             yield "batch_size", "1 for single_stream"
         yield from _honesty_faults(measurement)
 
 
-def _paces(run: Run) -> list[int]:
+def _pace(run: Run) -> list[int]:
     """Return when each call started, from the first one's start on: no two runs have the same."""
     return [start - run.start_ns[0] for start in run.start_ns]
 
