@@ -26,7 +26,7 @@ inline constexpr std::string_view manifest_name = "manifest.json";
 
 /// Returns the bundle's folder: `path` itself, or the newest version inside it.
 ///
-/// \throws Error There is neither a manifest nor a version here.
+/// \throws Error There is neither a manifest nor a version here; `E_ARGUMENT`, the path is empty.
 std::string locate(const std::string& folder);
 
 /// An open bundle: its manifest, and one open file for each artifact. Every file is there, is

@@ -57,7 +57,7 @@ int number_of(std::string_view text) {
 }
 
 /// Says whether `text` is digits that make a number from `least` to `most`.
-bool is_two_digits(std::string_view text, int least, int most) {
+bool is_within(std::string_view text, int least, int most) {
     return consists_of(text, digits) && least <= number_of(text) && number_of(text) <= most;
 }
 
@@ -80,12 +80,12 @@ bool is_date(std::string_view text) {
             return false;
         }
     }
-    if (!consists_of(text.substr(0, 4), digits) || !is_two_digits(text.substr(5, 2), 1, 12)) {
+    if (!consists_of(text.substr(0, 4), digits) || !is_within(text.substr(5, 2), 1, 12)) {
         return false;
     }
     const int days = days_in_month(number_of(text.substr(0, 4)), number_of(text.substr(5, 2)));
-    return is_two_digits(text.substr(8, 2), 1, days) && is_two_digits(text.substr(11, 2), 0, 23) &&
-           is_two_digits(text.substr(14, 2), 0, 59) && is_two_digits(text.substr(17, 2), 0, 59);
+    return is_within(text.substr(8, 2), 1, days) && is_within(text.substr(11, 2), 0, 23) &&
+           is_within(text.substr(14, 2), 0, 59) && is_within(text.substr(17, 2), 0, 59);
 }
 
 std::string describe(const json::Value& value) {

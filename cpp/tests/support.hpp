@@ -43,6 +43,7 @@ std::string verdict(Act act) {
 class Folder {
   public:
     Folder() {
+        // mkdtemp puts letters of its own in the place of the six X.
         std::string name = (std::filesystem::temp_directory_path() / "vitaie-XXXXXX").string();
         REQUIRE(mkdtemp(name.data()) != nullptr);
         path_ = name;

@@ -214,6 +214,7 @@ class Compiler:
                 if kind != "Input":
                     raise refuse("arguments", f"an input is an Input, got {kind}")
         if gears or profiles[0][0].shape is None or len(profiles[0]) != 1:
+            # The package takes these; a double that guessed at them would prove nothing.
             raise NotImplementedError("the double computes one input of a static shape only")
         shape: tuple[int, ...] = profiles[0][0].shape
         return shape
