@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import Comparison, Run, compare, run, table
+from benchmarks.page import write_section
 from examples.make_checkpoint import make
 from vitaie.manifests.card import load_card
 
@@ -29,8 +30,6 @@ EDGE = BUILD / "vitaie-edge"
 VARIANT = "vit_base_patch16_224"
 CALLS = 12
 """Of each side in a process, counted."""
-PAGE = ROOT / "docs" / "benchmarks.md"
-HEADING = "## The C++ loader"
 
 
 def build() -> None:
@@ -107,22 +106,11 @@ def main() -> int:
     text = table(rows)
     print(text)
     if options.write:
-        write(text, options.runs)
+        command = f"python -m benchmarks.cpp_engine --runs {options.runs} --write"
+        write_section("cpp-engine", command, text)
     missed = [row.name for row in rows if not row.holds]
     print("missed: " + ", ".join(missed) if missed else "every limit holds", file=sys.stderr)
     return 1 if missed else 0
-
-
-def write(text: str, runs: int) -> None:
-    """Put the section into the page, at its end or in its place."""
-    page = PAGE.read_text(encoding="utf-8").partition(HEADING)[0].rstrip("\n")
-    section = (
-        f"{HEADING}\n\n"
-        "Beside bare libtorch on the same module, and from process start beside `vitaie classify`"
-        f" in the same engine.\n\n{text}\n\n"
-        f"`python -m benchmarks.cpp_engine --runs {runs} --write`, {VARIANT}, random weights.\n"
-    )
-    PAGE.write_text(f"{page}\n\n{section}", encoding="utf-8")
 
 
 if __name__ == "__main__":
