@@ -263,7 +263,9 @@ def test_a_record_that_was_cut_off_anywhere_is_refused(bundle: Path, records: Re
 def test_what_is_no_file_is_refused_without_waiting(bundle: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "fifo", tmp_path / "none", tmp_path, Path("/dev/zero")):
-        refused(bundle, "E_RECORD", 2, path)
+        error = refused(bundle, "E_RECORD_UNREADABLE", 2, path)
+        assert error.hint is not None
+    assert refused(bundle, "E_RECORD_UNREADABLE", 2, tmp_path).got == "Is a directory"
 
 
 def test_a_bundle_that_is_damaged_is_refused(bundle: Path, records: Records) -> None:

@@ -181,6 +181,8 @@ def test_what_is_no_cluster_is_an_error_of_one_line(
             (f"127.0.0.1:{closed_port}", "E_CLUSTER_UNREACHABLE", 6),
             ("127.0.0.1", "E_ARGUMENT", 2),
             ("ray://127.0.0.1:10001", "E_ARGUMENT", 2),
+            ("127.0.0.1:0", "E_ARGUMENT", 2),
+            ("127.0.0.1:65536", "E_ARGUMENT", 2),
         ):
             options = ("--unpaired", "--engine", "ray", "--address", address)
             result = cli(digits_bundle[0], "--data", digits_bundle[1], *options)

@@ -446,6 +446,7 @@ def test_what_cannot_be_read_is_an_error_that_names_it(tmp_path: Path) -> None:
             _images.decode(path)
         assert caught.value.code == "E_IMAGE_UNREADABLE", name
         assert str(path)[:50].split("\0")[0] in str(caught.value)
+        assert (caught.value.got == "a folder") == (name == "folder")
 
 
 def test_a_socket_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -315,7 +315,7 @@ def test_an_analysis_that_is_none_or_contradicts_itself_is_refused(
         file.write_text(texts.get(what, text), encoding="utf-8")
     with pytest.raises(InputError) as caught:
         read_analysis(file)
-    assert caught.value.code == "E_RECORD"
+    assert caught.value.code == ("E_RECORD_UNREADABLE" if what == "a folder" else "E_RECORD")
     assert f"{caught.value.field}: ".startswith(field)
 
 

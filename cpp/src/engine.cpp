@@ -169,7 +169,12 @@ const Target& choose_target(const Manifest& manifest, std::string_view wanted) {
             }
             ids.append(ids.empty() ? "" : " or ").append(target.id);
         }
-        throw Error(Code::E_TARGET_UNKNOWN, manifest.name).expected(ids).got(wanted);
+        throw Error(Code::E_TARGET_UNKNOWN, manifest.name)
+            .expected(ids)
+            .got(wanted)
+            .hint(
+                "Name one of these, or leave the target out: the best one of this machine is "
+                "taken.");
     }
     std::string reasons;
     for (const Target* target : preferred(manifest)) {

@@ -103,7 +103,12 @@ ImageFile read_image_file(const std::string& path) {
         throw_unreadable(path, errno);
     }
     if (!S_ISREG(status.st_mode)) {
-        throw Error(Code::E_IMAGE_UNREADABLE, path).expected("a regular file").hint(readable);
+        Error error(Code::E_IMAGE_UNREADABLE, path);
+        error.expected("a regular file").hint(readable);
+        if (S_ISDIR(status.st_mode)) {
+            error.got("a folder");
+        }
+        throw error;
     }
     check_file_size(static_cast<std::uint64_t>(status.st_size), path);
     const auto size = static_cast<std::size_t>(status.st_size);

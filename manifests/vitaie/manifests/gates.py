@@ -265,11 +265,9 @@ def judge(gate: Gate, facts: Facts) -> Outcome:
 
 def _measured(metric: str, facts: Facts) -> tuple[Optional[Fraction], str]:
     """Return the figure to compare, or None, and the sentence that gives it or says why not."""
-    if metric in ("top1", "top5"):
-        count = facts.top1 if metric == "top1" else facts.top5
-        return _share(f"{metric} is", count, facts.n, 100)
-    if metric == "agreement":
-        return _share("target and source model agree on", facts.agreement, facts.n, 1)
+    counts = {"top1": facts.top1, "top5": facts.top5, "agreement": facts.agreement}
+    if metric in counts:
+        return _share(metric, counts[metric], facts.n)
     if metric == "placement":
         if facts.placement is None:
             return None, "it was not recorded where the operators run"
@@ -288,14 +286,16 @@ def _measured(metric: str, facts: Facts) -> tuple[Optional[Fraction], str]:
     return _exact(facts.latency_ms[name]), f"{name} is {facts.latency_ms[name]:.6g} ms"
 
 
-def _share(what: str, count: Optional[int], n: int, whole: int) -> tuple[Optional[Fraction], str]:
-    """Return a count's share of ``n`` images, in parts of ``whole``: 100 for percent."""
+def _share(metric: str, count: Optional[int], n: int) -> tuple[Optional[Fraction], str]:
+    """Return a count's share of ``n`` images in the metric's unit, and the sentence about it."""
     if count is None or n == 0:
-        return None, "it was not measured on any images"
+        return None, f"{metric} was not measured on any images"
     low, high = wilson95(count, n)
+    of_source = metric == "agreement"
+    said = "target and source model agree on" if of_source else f"{metric} is"
     share = f"{100 * count / n:.6g}%: {count:,} of {n:,} images"
-    reason = f"{what} {share} (95% interval {low:.3f}% to {high:.3f}%)"
-    return Fraction(whole * count, n), reason
+    reason = f"{said} {share} (95% interval {low:.3f}% to {high:.3f}%)"
+    return Fraction(count if of_source else 100 * count, n), reason
 
 
 def _judge_drop(gate: Gate, facts: Facts) -> Outcome:

@@ -71,7 +71,7 @@ def read_evidence(file: Path) -> Evidence:
     """Read a record that ``vitaie eval -o`` or ``vitaie bench -o`` wrote.
 
     Raises:
-        InputError: ``E_RECORD``, it is none, cannot be read, or contradicts itself.
+        InputError: ``E_RECORD``, it is none, or contradicts itself; ``E_RECORD_UNREADABLE``.
     """
     measurement = _parsed(read_file(file), str(file))
     if isinstance(measurement, AccuracyMeasurement):
@@ -238,18 +238,20 @@ def read_file(file: str | os.PathLike[str], limit: int = MAX_RECORD_BYTES) -> by
     """Return the bytes of a regular file of a record; a FIFO or a device is not waited for.
 
     Raises:
-        InputError: ``E_RECORD``, there is none, or it is larger than ``limit`` bytes.
+        InputError: ``E_RECORD_UNREADABLE``, there is no such file, or it is larger than ``limit``
+            bytes.
     """
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         with open(descriptor, "rb") as stream:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise InputError("E_RECORD", file, expected="a regular file")
+                expected = "a regular file"
+                raise InputError("E_RECORD_UNREADABLE", file, expected=expected, hint=_HINT)
             if status.st_size > limit:
                 expected = f"at most {limit} bytes"
-                raise InputError("E_RECORD", file, expected=expected, got=status.st_size)
+                raise InputError("E_RECORD_UNREADABLE", file, expected=expected, got=status.st_size)
             return stream.read(limit + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError("E_RECORD", file, expected="a file", got=reason, hint=_HINT) from None
+        raise InputError("E_RECORD_UNREADABLE", file, got=reason, hint=_HINT) from None

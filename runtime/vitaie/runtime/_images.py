@@ -109,8 +109,9 @@ def read_file(path: str, where: str) -> bytes:
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
+                kind = "a folder" if stat.S_ISDIR(status.st_mode) else None
                 raise ImageError(
-                    "E_IMAGE_UNREADABLE", where, expected="a regular file", hint=_READABLE
+                    "E_IMAGE_UNREADABLE", where, expected="a regular file", got=kind, hint=_READABLE
                 )
             _check_file_size(status.st_size, where)
             with open(descriptor, "rb", closefd=False) as file:

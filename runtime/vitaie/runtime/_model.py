@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Image = _images.Image
 
 _log = logging.getLogger("vitaie")
+_TARGETS = "Name one of these, or leave the target out: the best one of this machine is taken."
 _ALIASES = {"cpu": "onnxruntime-cpu-fp32"}
 _BACKENDS: dict[str, ModuleType] = {"onnxruntime": _onnxruntime, "torchscript": _torchscript}
 """Of the targets that run on the CPU; on a device it is ``_ascend``."""
@@ -400,7 +401,13 @@ def named_target(manifest: Manifest, wanted: str) -> Target:
     by_id = {target.id: target for target in manifest.targets}
     target = by_id.get(_ALIASES.get(wanted, wanted))
     if target is None:
-        raise InputError("E_TARGET_UNKNOWN", manifest.name, expected=" or ".join(by_id), got=wanted)
+        raise InputError(
+            "E_TARGET_UNKNOWN",
+            manifest.name,
+            expected=" or ".join(by_id),
+            got=wanted,
+            hint=_TARGETS,
+        )
     return target
 
 

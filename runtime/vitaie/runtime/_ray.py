@@ -58,6 +58,8 @@ _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 _POLL_S = 1.0
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})", re.ASCII)
 
+_MAX_PORT = 65535
+
 _log = logging.getLogger("vitaie")
 
 
@@ -456,8 +458,9 @@ def _unanswered(host: str, port: int) -> str:
 def _connected(address: str) -> Generator[Any, None, None]:
     """Connect this process to a cluster, and leave it again. Yields the module ``ray``."""
     match = _ADDRESS.fullmatch(address)
-    if match is None:
-        raise InputError("E_ARGUMENT", "address", expected="HOST:PORT", got=address)
+    if match is None or not 0 < int(match[2]) <= _MAX_PORT:
+        expected = f"HOST:PORT, of a port from 1 to {_MAX_PORT}"
+        raise InputError("E_ARGUMENT", "address", expected=expected, got=address)
     if missing():
         hint = "Run: vitaie-build doctor"
         raise TargetUnavailable("E_EXTRA_MISSING", "ray", got=missing(), hint=hint)
