@@ -13,6 +13,11 @@ set(VITAIE_WITH_TORCH AUTO CACHE STRING "Build the TorchScript engine: ON, OFF o
 set(VITAIE_TORCH_ROOT "" CACHE PATH "The folder of torch, with include/ and lib/")
 set(VITAIE_PYTHON "" CACHE STRING "The Python whose torch is taken, without VITAIE_TORCH_ROOT")
 
+string(TOUPPER "${VITAIE_WITH_TORCH}" wanted)
+if(NOT wanted MATCHES "^(AUTO|ON|TRUE|YES|1|OFF|FALSE|NO|0)$")
+  message(FATAL_ERROR "VITAIE_WITH_TORCH is ${VITAIE_WITH_TORCH}: it must be ON, OFF or AUTO")
+endif()
+
 # Sets TORCH_ROOT to torch's folder, or to nothing.
 function(vitaie_find_torch)
   set(root "${VITAIE_TORCH_ROOT}")
@@ -30,7 +35,12 @@ import importlib.util
 spec = importlib.util.find_spec("torch")
 print(spec.submodule_search_locations[0] if spec else "")]]
       OUTPUT_VARIABLE root
-      OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+      OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE failed)
+    if(VITAIE_PYTHON AND NOT failed EQUAL 0)
+      message(FATAL_ERROR "VITAIE_PYTHON is ${VITAIE_PYTHON}, which does not run: ${failed}")
+    elseif(VITAIE_PYTHON AND NOT root)
+      message(FATAL_ERROR "VITAIE_PYTHON is ${VITAIE_PYTHON}, which has no torch")
+    endif()
   endif()
   if(root AND NOT EXISTS "${root}/lib/libtorch_cpu.so")
     message(FATAL_ERROR "there is no torch in ${root}: it has no lib/libtorch_cpu.so")
@@ -68,7 +78,11 @@ endif()
 if(TORCH_ROOT)
   vitaie_read_torch()
   message(STATUS "vitaie: torch ${TORCH_VERSION} in ${TORCH_ROOT}, C++ ABI flag ${TORCH_ABI}")
-elseif(VITAIE_WITH_TORCH STREQUAL "AUTO" OR NOT VITAIE_WITH_TORCH)
+elseif(wanted STREQUAL "AUTO")
+  message(NOTICE "-- vitaie: found no torch, so this build has NO ENGINE: it opens, verifies files and \
+preprocesses, and classifies nothing. For one that does: make setup cpp, or -DVITAIE_TORCH_ROOT=FOLDER, \
+torch's with include/ and lib/.")
+elseif(NOT VITAIE_WITH_TORCH)
   message(STATUS "vitaie: built without torch, so without an engine")
 else()
   message(FATAL_ERROR "vitaie needs torch: give VITAIE_TORCH_ROOT or VITAIE_PYTHON")

@@ -310,6 +310,21 @@ def test_bad_options_are_refused(
     fails(code, exit_code, "classify", small_bundle, CAT, *words)
 
 
+@pytest.mark.parametrize("word", ["clasify", "-v", ""])
+def test_a_command_that_is_none_is_named(word: str) -> None:
+    result = edge(word)
+    assert result.code == 2
+    assert result.err.endswith(f"got {word}). Run: vitaie-edge --help\n")
+
+
+def test_what_was_asked_for_is_what_is_refused(small_bundle: Path) -> None:
+    for words, said in (
+        (("--threads", "0"), "expected 1 to 1024, got 0"),
+        (("--target", "cpu"), "Take torchscript-cpu-fp32"),
+    ):
+        assert said in edge("classify", small_bundle, CAT, *words).err
+
+
 def test_images_that_are_none_are_refused_as_in_python(
     small_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -693,4 +708,7 @@ def test_calls_that_are_wrong_are_errors_and_no_crashes(small_bundle: Path) -> N
         "E_TARGET_UNKNOWN 2 ",
         "E_TARGET_UNAVAILABLE 6 ",
         *["E_ARGUMENT 2 "] * 4,
+        "E_IMAGE_UNREADABLE 2 ",
+        *["E_ARGUMENT 2 "] * 4,
+        "empty",
     ]

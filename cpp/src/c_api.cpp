@@ -89,6 +89,13 @@ void check_size(const char* name, std::size_t expected, std::size_t got) {
     }
 }
 
+/// Room for no class may be a null pointer: what is wrong then is the number.
+void check_top_k(std::size_t top_k) {
+    if (top_k == 0) {
+        throw Error(Code::E_ARGUMENT, "top_k").expected("at least 1").got(0);
+    }
+}
+
 /// A frame's view, after it was seen to end within the bytes that the caller gave.
 ImageView view(const vitaie_image& image) {
     const ImageView frame{static_cast<const std::uint8_t*>(image.data), image.width, image.height,
@@ -232,35 +239,34 @@ vitaie_error* vitaie_bundle_check(const vitaie_bundle* bundle) {
 }
 
 const char* vitaie_bundle_folder(const vitaie_bundle* bundle) {
-    return bundle->bundle.folder().c_str();
+    return bundle == nullptr ? "" : bundle->bundle.folder().c_str();
 }
 
 const char* vitaie_bundle_name(const vitaie_bundle* bundle) {
-    return bundle->bundle.manifest().name.c_str();
+    return bundle == nullptr ? "" : bundle->bundle.manifest().name.c_str();
 }
 
 const char* vitaie_bundle_version(const vitaie_bundle* bundle) {
-    return bundle->bundle.manifest().version.c_str();
+    return bundle == nullptr ? "" : bundle->bundle.manifest().version.c_str();
 }
 
 const char* vitaie_bundle_digest(const vitaie_bundle* bundle) {
-    return bundle->bundle.manifest().content_digest.c_str();
+    return bundle == nullptr ? "" : bundle->bundle.manifest().content_digest.c_str();
 }
 
 const char* vitaie_bundle_manifest(const vitaie_bundle* bundle, size_t* size) {
-    const std::string& text = bundle->bundle.manifest_text();
     if (size != nullptr) {
-        *size = text.size();
+        *size = bundle == nullptr ? 0 : bundle->bundle.manifest_text().size();
     }
-    return text.c_str();
+    return bundle == nullptr ? "" : bundle->bundle.manifest_text().c_str();
 }
 
 int64_t vitaie_bundle_image_size(const vitaie_bundle* bundle) {
-    return bundle->bundle.manifest().preprocess.crop.size;
+    return bundle == nullptr ? 0 : bundle->bundle.manifest().preprocess.crop.size;
 }
 
 int64_t vitaie_bundle_classes(const vitaie_bundle* bundle) {
-    return bundle->bundle.manifest().model.classes;
+    return bundle == nullptr ? 0 : bundle->bundle.manifest().model.classes;
 }
 
 vitaie_error* vitaie_bundle_preprocess(const vitaie_bundle* bundle, const vitaie_image* image,
@@ -295,15 +301,15 @@ void vitaie_model_free(vitaie_model* model) {
 }
 
 const char* vitaie_model_target(const vitaie_model* model) {
-    return model->model.target().id.c_str();
+    return model == nullptr ? "" : model->model.target().id.c_str();
 }
 
 int64_t vitaie_model_image_size(const vitaie_model* model) {
-    return model->model.manifest().preprocess.crop.size;
+    return model == nullptr ? 0 : model->model.manifest().preprocess.crop.size;
 }
 
 int64_t vitaie_model_classes(const vitaie_model* model) {
-    return model->model.manifest().model.classes;
+    return model == nullptr ? 0 : model->model.manifest().model.classes;
 }
 
 vitaie_error* vitaie_model_preprocess(const vitaie_model* model, const vitaie_image* image,
@@ -338,6 +344,7 @@ vitaie_error* vitaie_model_classify(const vitaie_model* model, const vitaie_imag
     return guarded([&] {
         check_pointer(model, "model");
         check_pointer(image, "image");
+        check_top_k(top_k);
         check_pointer(predictions, "predictions");
         check_pointer(found, "found");
         const auto best = model->model.classify(input(*image), top_k);
@@ -355,6 +362,7 @@ vitaie_error* vitaie_model_classify_batch(const vitaie_model* model, const vitai
     return guarded([&] {
         check_pointer(model, "model");
         check_pointer(done, "done");
+        check_top_k(top_k);
         if (count != 0) {
             check_pointer(images, "images");
             check_pointer(predictions, "predictions");

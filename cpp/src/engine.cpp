@@ -87,7 +87,7 @@ std::vector<const Target*> preferred(const Manifest& manifest) {
 void check_options(const EngineOptions& options) {
     if (options.threads < 0 || options.threads > max_threads) {
         throw Error(Code::E_ARGUMENT, "threads")
-            .expected("1 to " + std::to_string(max_threads))
+            .expected("1 to " + std::to_string(max_threads) + ", or 0 for the engine's own choice")
             .got(options.threads);
     }
     if (options.device_id < 0 || options.device_id > std::numeric_limits<std::int32_t>::max()) {
@@ -142,7 +142,8 @@ void check_device_of(const std::vector<const Target*>& targets, const EngineOpti
 std::optional<Missing> missing_for(const Target& target) {
     if (target.backend != "torchscript" && !is_on_device(target)) {
         return Missing{Code::E_TARGET_UNAVAILABLE,
-                       "vitaie in C++ has no engine for " + target.backend};
+                       "vitaie in C++ has no engine for " + target.backend,
+                       "Take torchscript-cpu-fp32, or leave the target out."};
     }
     need_room(target.id);
     if (std::error_code failed; std::filesystem::current_path(failed).empty()) {
@@ -163,7 +164,7 @@ const Target& choose_target(const Manifest& manifest, std::string_view wanted) {
         for (const auto& target : manifest.targets) {
             if (target.id == id) {
                 if (const auto missing = missing_for(target)) {
-                    throw Error(missing->code, target.id).got(missing->got);
+                    throw Error(missing->code, target.id).got(missing->got).hint(missing->hint);
                 }
                 return target;
             }
@@ -177,6 +178,7 @@ const Target& choose_target(const Manifest& manifest, std::string_view wanted) {
                 "taken.");
     }
     std::string reasons;
+    std::string hint;
     for (const Target* target : preferred(manifest)) {
         const auto missing = is_by_double(*target)
                                  ? Missing{Code::E_TARGET_UNAVAILABLE, std::string(by_double)}
@@ -185,8 +187,11 @@ const Target& choose_target(const Manifest& manifest, std::string_view wanted) {
             return *target;
         }
         reasons.append(reasons.empty() ? "" : "; ").append(target->id + ": " + missing->got);
+        if (target->backend == "torchscript") {  // what every bundle has
+            hint = missing->hint;
+        }
     }
-    throw Error(Code::E_TARGET_UNAVAILABLE, manifest.name).got(reasons);
+    throw Error(Code::E_TARGET_UNAVAILABLE, manifest.name).got(reasons).hint(hint);
 }
 
 std::map<std::string, std::string> engine_packages(const Target& target) {
@@ -204,7 +209,7 @@ std::map<std::string, std::string> engine_packages(const Target& target) {
 std::unique_ptr<Engine> open_engine(const Bundle& bundle, const Target& target,
                                     const EngineOptions& options, std::unique_ptr<Reading> model) {
     if (const auto missing = missing_for(target)) {
-        throw Error(missing->code, target.id).got(missing->got);
+        throw Error(missing->code, target.id).got(missing->got).hint(missing->hint);
     }
     model->check();
     if (!is_on_device(target)) {

@@ -65,6 +65,7 @@ void check_device_of(const std::vector<const Target*>& targets, const EngineOpti
 struct Missing {
     Code code;
     std::string got;
+    std::string hint = {};
 };
 
 /// Returns what this machine or this build lacks to run a target, or has of another version than it

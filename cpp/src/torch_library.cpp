@@ -36,14 +36,14 @@ TorchLibrary unavailable(std::string got) {
 TorchLibrary load_torch() {
     const fs::path folder = own_folder();
     fs::path path = folder / torch_library_name;
-    if (!fs::exists(path)) {
-        path = folder / ".." / VITAIE_LIBDIR / torch_library_name;  // of a program in bin
+    if (!fs::exists(path) && folder.filename() == "bin") {
+        path = folder.parent_path() / VITAIE_LIBDIR / torch_library_name;
     }
     if (!fs::exists(path)) {
-        return {
-            nullptr,
-            {Code::E_EXTRA_MISSING, "torch: this vitaie was built without it, for there is no " +
-                                        (folder / torch_library_name).string()}};
+        return {nullptr,
+                {Code::E_EXTRA_MISSING,
+                 "torch: this vitaie was built without it, for there is no " + path.string(),
+                 "Build vitaie again with VITAIE_TORCH_ROOT, the folder of a torch."}};
     }
     void* library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (library == nullptr) {

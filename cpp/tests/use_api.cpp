@@ -136,6 +136,21 @@ void misuse(const vitaie::Bundle& bundle, const vitaie::Model& model) {
     expect([&] { static_cast<void>(bundle.load({"auto", 1025})); });
     expect([&] { vitaie::check(vitaie_bundle_open(nullptr, nullptr)); });
     expect([&] { vitaie::check(vitaie_bundle_load(nullptr, nullptr, nullptr)); });
+    expect([&] { static_cast<void>(model.preprocess(std::string("cat.jpg\0.png", 12))); });
+    vitaie::Model gone = bundle.load();
+    const vitaie::Model taken = std::move(gone);
+    expect([&] { static_cast<void>(gone.classify("cat.jpg")); });
+    expect([&] { static_cast<void>(gone.classify(std::vector<vitaie::Image>{"cat.jpg"})); });
+    expect([&] { static_cast<void>(gone.logits(tensor)); });
+    expect([&] { static_cast<void>(gone.preprocess("cat.jpg")); });
+    std::size_t length = 1;
+    const bool is_empty =
+        gone.target().empty() && gone.classes() == 0 && gone.image_size() == 0 &&
+        *vitaie_bundle_name(nullptr) == '\0' && *vitaie_bundle_version(nullptr) == '\0' &&
+        *vitaie_bundle_digest(nullptr) == '\0' && *vitaie_bundle_folder(nullptr) == '\0' &&
+        *vitaie_bundle_manifest(nullptr, &length) == '\0' && length == 0 &&
+        vitaie_bundle_classes(nullptr) == 0 && vitaie_bundle_image_size(nullptr) == 0;
+    std::cout << (is_empty ? "empty" : "not empty") << '\n';
     vitaie_bundle_free(nullptr);
     vitaie_model_free(nullptr);
     vitaie_error_free(nullptr);

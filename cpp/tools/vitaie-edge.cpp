@@ -19,6 +19,7 @@
 #include "commands.hpp"
 #include "console.hpp"
 #include "error.hpp"
+#include "records.hpp"
 #include "timing.hpp"
 
 namespace {
@@ -57,10 +58,16 @@ void add_engine(CLI::App* command, Options& options, const std::string& otherwis
     command->add_option_function<std::string>("--target", set, what)->type_name("ID");
     command->preparse_callback([&options, otherwise](std::size_t) { options.target = otherwise; });
     const auto set_threads = [&options](const std::int64_t& count) {
-        // 0 means the engine's own choice, and is not for users to say.
-        options.engine.threads = count == 0 ? -1 : count;
+        if (count < 1 || count > vitaie::detail::max_threads) {  // 0 is not for users to say
+            throw Error(Code::E_ARGUMENT, "threads")
+                .expected("1 to " + std::to_string(vitaie::detail::max_threads))
+                .got(count);
+        }
+        options.engine.threads = count;
     };
-    command->add_option_function<std::int64_t>("--threads", set_threads, "Threads of the engine.")
+    command
+        ->add_option_function<std::int64_t>("--threads", set_threads,
+                                            "Threads of the engine; its own choice otherwise.")
         ->type_name("N");
     command
         ->add_option("--device-id", options.engine.device_id,
@@ -92,8 +99,10 @@ int run(int count, char** words, Options& options) {
             "Print the most probable classes of images. Checks every byte of the bundle first.",
             " cat.jpg dog.png --top-k 3", options);
     classify_command->add_option("IMAGE", classified.images, "JPEG or PNG files.")->required();
-    classify_command->add_option("--top-k", classified.top_k, "Classes to show.")->type_name("K");
-    add_engine(classify_command, options, "auto", "A target's id, cpu for short, or auto.");
+    classify_command->add_option("--top-k", classified.top_k, "Classes to show; 5 otherwise.")
+        ->type_name("K");
+    add_engine(classify_command, options, "auto",
+               "A target's id; auto, the best one of this machine, otherwise.");
     CLI::App* preprocess_command =
         add(app, "preprocess", "Write what the model sees of an image: float32 [3, H, W], as .npy.",
             " cat.jpg -o cat.npy", options);
@@ -105,16 +114,21 @@ int run(int count, char** words, Options& options) {
         add(app, "check",
             "Compare a target of this machine with TorchScript, on the goldens and seeded input.",
             " --batch 4", options);
-    check_command->add_option("--batch", batch_size, "Images that the target runs at once.")
+    check_command
+        ->add_option("--batch,--batch-size", batch_size,
+                     "Images that the target runs at once; 1 otherwise.")
         ->type_name("N");
-    add_engine(check_command, options, "auto", "A target's id, cpu for short, or auto.");
+    add_engine(check_command, options, "auto",
+               "A target's id; auto, the best one of this machine, otherwise.");
     BenchOptions benched;
     CLI::App* bench_command =
         add(app, "bench",
             "Measure how fast a target is here, and whether the figure can be trusted. The exit "
             "code is 0 when it is VALID, and 6 when it is INVALID, with the reasons.",
             " -o RECORD.json", options);
-    bench_command->add_option("--batch-size", benched.batch_size, "Images of each call.")
+    bench_command
+        ->add_option("--batch-size,--batch", benched.batch_size,
+                     "Images of each call; 1 otherwise, and 16 for offline.")
         ->type_name("N");
     bench_command
         ->add_option("--scenario", benched.scenario,
@@ -122,11 +136,11 @@ int run(int count, char** words, Options& options) {
         ->type_name("NAME");
     bench_command
         ->add_option("--boundary", benched.boundary,
-                     "host: tensor to logits; end_to_end: JPEG to top-5.")
+                     "host, which is taken otherwise: tensor to logits; end_to_end: JPEG to top-5.")
         ->type_name("NAME");
     bench_command
         ->add_option("--protocol", benched.protocol,
-                     "quick: 10 s; full: five fresh processes of 60 s.")
+                     "quick, which is taken otherwise: 10 s; full: five fresh processes of 60 s.")
         ->type_name("NAME");
     bench_command
         ->add_option("--data", benched.data,
@@ -137,7 +151,8 @@ int run(int count, char** words, Options& options) {
         ->type_name("S");
     bench_command->add_option("-o,--output", benched.output, "A new file.")
         ->type_name("RECORD.json");
-    add_engine(bench_command, options, "auto", "A target's id, cpu for short, or auto.");
+    add_engine(bench_command, options, "auto",
+               "A target's id; auto, the best one of this machine, otherwise.");
 
     try {
         app.parse(count, words);
@@ -150,7 +165,13 @@ int run(int count, char** words, Options& options) {
         return 0;
     } catch (const CLI::ParseError& error) {
         const auto chosen = app.get_subcommands();
-        const std::string name = program + (chosen.empty() ? "" : " " + chosen.front()->get_name());
+        if (chosen.empty()) {
+            throw Error(Code::E_USAGE, program)
+                .expected("info, verify, classify, preprocess, check or bench")
+                .got(words[1])
+                .hint(std::string("Run: ") + program + " --help");
+        }
+        const std::string name = std::string(program) + " " + chosen.front()->get_name();
         throw Error(Code::E_USAGE, name).got(error.what()).hint("Run: " + name + " --help");
     }
     if (info_command->parsed()) {

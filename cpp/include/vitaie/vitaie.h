@@ -19,6 +19,7 @@
 ///   and frees it. After an error no output was written, unless the function says so.
 /// * A handle that a function hands out is the caller's until its `…_free`. Texts that belong to a
 ///   handle live as long as it does; all texts are UTF-8 (paths: the system's bytes) and end in NUL.
+/// * NULL in a handle's place is `E_ARGUMENT`; what returns a text or a number returns "" or 0 for it.
 /// * Handles other than errors may be used by several threads at once, but not while they are freed.
 /// * No exception crosses, no C++ type is here, and nothing is printed: any compiler's program may
 ///   use it, with either of GCC's C++ ABIs.

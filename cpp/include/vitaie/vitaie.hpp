@@ -93,10 +93,12 @@ struct BytesView {
 class Image {
   public:
     Image(const char* path) : image_(vitaie_image_path(path)) {}  // NOLINT: a conversion
-    Image(const std::string& path) : image_(vitaie_image_path(path.c_str())) {}            // NOLINT
-    Image(const std::filesystem::path& path) : image_(vitaie_image_path(path.c_str())) {}  // NOLINT
-    Image(BytesView bytes) : image_(vitaie_image_bytes(bytes.data, bytes.size)) {}         // NOLINT
-    Image(const ImageView& view)                                                           // NOLINT
+    Image(const std::string& path) : Image(path.c_str()) {        // NOLINT
+        image_.size = path.size();                                // a NUL inside is refused
+    }
+    Image(const std::filesystem::path& path) : Image(path.native()) {}              // NOLINT
+    Image(BytesView bytes) : image_(vitaie_image_bytes(bytes.data, bytes.size)) {}  // NOLINT
+    Image(const ImageView& view)                                                    // NOLINT
         : image_(vitaie_image_pixels(view.data, size_of(view), view.width, view.height, view.stride,
                                      static_cast<std::int32_t>(view.order))) {}
 
@@ -138,7 +140,8 @@ struct LoadOptions {
     std::int32_t device_id = 0;   ///< which device, for a target on one; one process has one device
 };
 
-/// A bundle that was checked to the last byte, in an engine. Made by `Bundle::load`.
+/// A bundle that was checked to the last byte, in an engine. Made by `Bundle::load`. One that was
+/// moved from has no classes, and throws `E_ARGUMENT`.
 class Model {
   public:
     /// Takes a handle over.
@@ -161,7 +164,8 @@ class Model {
     /// Returns the logits, float32 [count, classes], of a batch of any count.
     [[nodiscard]] std::vector<float> logits(TensorView batch) const {
         const auto classes = static_cast<std::size_t>(this->classes());
-        std::vector<float> result(batch.size / tensor_size() * classes);
+        const std::size_t each = tensor_size();
+        std::vector<float> result(each == 0 ? 0 : batch.size / each * classes);
         check(vitaie_model_logits(model_.get(), batch.data, batch.size, result.data(),
                                   result.size()));
         return result;
