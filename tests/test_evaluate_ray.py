@@ -297,10 +297,11 @@ def another_bundle(odd: Odd, bundle: Path, data: Path, folder: Path) -> str:
         another_version,
         another_processor,
         no_data,
-        another_image,
-        no_bundle,
         another_bundle,
-        no_vitaie,
+        *(
+            pytest.param(each, marks=pytest.mark.long)
+            for each in (another_image, no_bundle, no_vitaie)
+        ),
     ],
 )
 def test_a_node_that_is_not_as_this_machine_is_refused(
@@ -407,6 +408,7 @@ def test_each_worker_of_a_target_for_a_device_has_a_device_of_its_own(
         time.sleep(0.1)
 
 
+@pytest.mark.long
 def test_a_device_is_the_one_whose_number_the_node_says(
     cli: Eval, on_device: Path, few: Path, nodes: Pair, with_devices: WithDevices
 ) -> None:
