@@ -71,7 +71,9 @@ def test_a_variant_goes_the_whole_way_on_the_double(
     assert (compiled.id, compiled.double) == ("ascend310p3-fp16-b2-o2", True)
     assert compiled.placement == 1.0
     assert compiled.cosine > 0.999
-    assert compiled.top1_equal == compiled.images
+    # Random weights have near ties: half precision may decide one, within what is allowed.
+    assert compiled.message.startswith("[SUCCESS]")
+    assert compiled.images - 1 <= compiled.top1_equal <= compiled.images
     assert DOUBLE in made.stderr
     assert shown.accuracy[0].target_digest == compiled.target_digest
 
