@@ -139,6 +139,8 @@ def main() -> int:
     if options.loop:
         print(loop(options.loop, options.threads))
         return 0
+    if not options.bundles:
+        parser.error("name at least one bundle: of none, nothing holds")
     rows = [measure(bundle, options.runs, options.threads) for bundle in options.bundles]
     text = table(rows)
     print(text)
